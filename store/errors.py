@@ -1,0 +1,83 @@
+"""The exceptions of the store.
+
+StoreError
+├── TemporaryStoreError        trying again later can help
+│   ├── StoreBusy              another process holds the store
+│   └── StoreFull              no space for the store's files
+├── DamagedError               bytes on disk are not what was written
+│   └── IntakeGap              the intake log does not hold the asked LSN
+├── UnsupportedFormat          written by a newer cdpfs, or not a store at all
+├── NoSuchVolume               no store is known for a path
+└── VolumeExists               the place is taken by another store
+"""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Something that the store could not do. `hint` says what the person can do next."""
+
+    hint = "see the log in the store's `log` folder"
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = hint
+
+
+class TemporaryStoreError(StoreError):
+    """A failure that may go away by itself or by what `hint` says."""
+
+
+class StoreBusy(TemporaryStoreError):
+    """Another process holds the store."""
+
+    hint = "the volume is mounted or being worked on already; see `cdpfs status`"
+
+
+class StoreFull(TemporaryStoreError):
+    """The file system that holds the store has no space left."""
+
+    hint = "free some space on the store's file system"
+
+
+class DamagedError(StoreError):
+    """Bytes on disk do not match their checksum, or a structure is impossible.
+
+    `path` and `offset` say where; `first` and `last` which LSNs are touched (0 when unknown).
+    """
+
+    hint = "run `cdpfs verify` to see the extent of the damage"
+
+    def __init__(
+        self, path: object, offset: int, what: str, first: int = 0, last: int = 0
+    ) -> None:
+        lsns = f", LSN {first} to {last}" if last else ""
+        super().__init__(f"{path}: {what} at byte {offset}{lsns}")
+        self.path = str(path)
+        self.offset = offset
+        self.what = what
+        self.first = first
+        self.last = last
+
+
+class IntakeGap(DamagedError):
+    """The intake log does not hold the op that should come next."""
+
+
+class UnsupportedFormat(StoreError):
+    """A file's version or mandatory features are not known to this cdpfs."""
+
+    hint = "use the cdpfs version that wrote it, or a newer one"
+
+
+class NoSuchVolume(StoreError):
+    """No store is known for a path."""
+
+    hint = "protect the directory first: cdpfs protect DIR (or name its store with --store)"
+
+
+class VolumeExists(StoreError):
+    """The place is taken by another store."""
+
+    hint = "use another --store, or mount the volume that is there: cdpfs mount DIR"

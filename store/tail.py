@@ -1,0 +1,213 @@
+"""Reading the intake log, behind its writer or after it.
+
+Duty: hand out the ops of the log in LSN order, each one checked. One reader object per thread;
+blocking reads from the page cache. It knows nothing of what the ops mean.
+
+A record counts when its checksum, its ring generation and its LSN fit; the first place where one
+does not is the end of the log (`end_of_log` tells a torn tail from damage in the middle).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+
+import xxhash
+
+from store.errors import IntakeGap
+from store.format import ALIGN, MAX_PAYLOAD_BYTES, RECORD, RING_HEADER_BYTES
+from store.ops import Op
+from store.ring import RingFile, rings_in_use
+from store.types import Lsn, NodeId, TimeNs
+from store.volume import Store
+
+_RECORD = RECORD.codec
+_RECORD_BYTES = RECORD.size_bytes
+_CHECK = struct.Struct("<I")
+_READ_BYTES = 4 << 20
+_hash = xxhash.xxh3_64_intdigest
+
+
+@dataclass(frozen=True)
+class EndOfLog:
+    """Where the log ends: the next record's place, and the last op's number and time."""
+
+    ring: RingFile | None
+    position: int
+    lsn: Lsn
+    time_ns: TimeNs
+    damaged: str = ""
+    """Not empty when valid records of this log stand behind a broken one."""
+
+
+class IntakeTail:
+    """A reader of one store's intake log."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._fd = -1
+        self._ring: RingFile | None = None
+        self._position = 0
+        self._next = 0
+
+    def close(self) -> None:
+        """Give the open ring file back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def seek(self, lsn: Lsn) -> None:
+        """Stand before `lsn`; IntakeGap if the log neither holds it nor ends just before it."""
+        candidates = [ring for ring in rings_in_use(self._store) if ring.first_lsn <= lsn]
+        if not candidates:
+            raise IntakeGap(self._store.intake_dir, 0, f"the log starts after LSN {lsn}", lsn, lsn)
+        self._open(candidates[-1])
+        while self._next < lsn:
+            found = self._read(_READ_BYTES, lsn - 1)
+            if not found:
+                raise IntakeGap(
+                    candidates[-1].path, self._position, f"the log ends before LSN {lsn}", lsn, lsn
+                )
+
+    def read_ops(self, limit_bytes: int, up_to: Lsn) -> list[Op]:
+        """The next ops, about `limit_bytes` of them and none past `up_to`; [] at the end."""
+        found = self._read(limit_bytes, up_to)
+        if not found and self._next <= up_to and self._step_to_next_ring():
+            found = self._read(limit_bytes, up_to)
+        return found
+
+    def _open(self, ring: RingFile) -> None:
+        self.close()
+        self._fd = os.open(ring.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._ring = ring
+        self._position = RING_HEADER_BYTES
+        self._next = ring.first_lsn
+
+    def _step_to_next_ring(self) -> bool:
+        """Go on in the file that starts with the next LSN, if it is in use."""
+        assert self._ring is not None
+        for ring in rings_in_use(self._store):
+            if ring.first_lsn == self._next and ring.generation == self._ring.generation + 1:
+                self._open(ring)
+                return True
+        return False
+
+    def _read(self, limit_bytes: int, up_to: int) -> list[Op]:
+        """Ops of the current file from the current place."""
+        assert self._ring is not None
+        want = min(max(limit_bytes, _RECORD_BYTES), _READ_BYTES)
+        data = os.pread(self._fd, want, self._position)
+        ops, used, needed = parse_records(data, self._ring.generation, self._next, up_to)
+        if not ops and needed > len(data):
+            data = os.pread(self._fd, needed, self._position)
+            ops, used, _ = parse_records(data, self._ring.generation, self._next, up_to)
+        self._position += used
+        if ops:
+            self._next = ops[-1].lsn + 1
+        return ops
+
+    def end_of_log(self) -> EndOfLog:
+        """Walk to the end from the oldest ring file on. Slow: reads up to the whole ring."""
+        rings = rings_in_use(self._store)
+        if not rings:
+            return EndOfLog(None, 0, Lsn(0), TimeNs(0))
+        last = TimeNs(0)
+        first = _start_of_chain(rings)
+        self._open(rings[first])
+        while True:
+            while ops := self._read(_READ_BYTES, 1 << 63):
+                last = ops[-1].time_ns
+            if not self._step_to_next_ring():
+                break
+        damaged = self._look_behind()
+        return EndOfLog(self._ring, self._position, Lsn(self._next - 1), last, damaged)
+
+    def _look_behind(self) -> str:
+        """Is there a newer record of this generation, or a newer ring, behind the end?"""
+        assert self._ring is not None
+        newest = rings_in_use(self._store)[-1]
+        if newest.generation > self._ring.generation and newest.first_lsn > self._next:
+            return f"{newest.path.name} goes on with LSN {newest.first_lsn}"
+        at = self._position
+        while data := os.pread(self._fd, _READ_BYTES, at):
+            found = _find_record(data, self._ring.generation, self._next)
+            if found is not None:
+                return f"{self._ring.path.name} has LSN {found[1]} at byte {at + found[0]}"
+            at += max(len(data) - _RECORD_BYTES, ALIGN)
+            if len(data) < _READ_BYTES:
+                break
+        return ""
+
+
+def _start_of_chain(rings: list[RingFile]) -> int:
+    """Index of the oldest ring from which the generations run without a gap to the newest."""
+    start = len(rings) - 1
+    while start and rings[start - 1].generation == rings[start].generation - 1:
+        start -= 1
+    return start
+
+
+def parse_records(
+    data: bytes, generation: int, next_lsn: int, up_to: int
+) -> tuple[list[Op], int, int]:
+    """Decode consecutive records at the start of `data`.
+
+    Returns the ops, the bytes that they take, and how many bytes the first record needs when
+    `data` ends inside of it (0 when that is not why it stopped).
+    """
+    ops: list[Op] = []
+    view = memoryview(data)
+    at, size = 0, len(data)
+    while at + _RECORD_BYTES <= size and next_lsn <= up_to:
+        header = _RECORD.unpack_from(data, at)
+        check, found_generation, kind, flags, _, length, lsn = header[:7]
+        if lsn != next_lsn or found_generation != generation or length > MAX_PAYLOAD_BYTES:
+            break
+        if check != _hash(view[at + 4 : at + _RECORD_BYTES]) & 0xFFFFFFFF:
+            break
+        start = at + _RECORD_BYTES
+        stop = start + length
+        if stop > size:
+            return ops, at, _RECORD_BYTES + length
+        time_ns, node, offset, payload_xxh3, actor = header[7:]
+        payload = data[start:stop]
+        if _hash(payload) != payload_xxh3:
+            break
+        ops.append(
+            Op(
+                Lsn(lsn),
+                TimeNs(time_ns),
+                kind,
+                flags,
+                NodeId(node),
+                offset,
+                Lsn(actor),
+                payload_xxh3,
+                payload,
+            )
+        )
+        at += padded(_RECORD_BYTES + length)
+        next_lsn += 1
+    return ops, at, 0
+
+
+def padded(length: int) -> int:
+    """`length` rounded up to the alignment of records."""
+    return (length + ALIGN - 1) & ~(ALIGN - 1)
+
+
+def _find_record(data: bytes, generation: int, after: int) -> tuple[int, int] | None:
+    """(place, LSN) of a valid record header with an LSN of at least `after`, anywhere in `data`."""
+    mark = generation.to_bytes(4, "little")
+    at = data.find(mark, 4)
+    while at >= 0:
+        start = at - 4
+        if start % ALIGN == 0 and start + _RECORD_BYTES <= len(data):
+            header = _RECORD.unpack_from(data, start)
+            fits = header[0] == _hash(data[start + 4 : start + _RECORD_BYTES]) & 0xFFFFFFFF
+            if fits and header[6] >= after:
+                return start, header[6]
+        at = data.find(mark, at + 1)
+    return None
+
