@@ -1,0 +1,48 @@
+"""The exit codes of `cdpfs`, a contract with scripts. Pure.
+
+`docs/operations.md` has them as a table; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a command's exit code says. 0 to 2 are those of any Unix command."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    DAMAGE = 3
+    NO_VOLUME = 4
+    BUSY = 5
+    NO_MOMENT = 6
+    NO_PATH = 7
+    PERMISSION = 8
+    UNREACHABLE = 9
+    SPACE = 10
+    FORMAT = 11
+    ENVIRONMENT = 12
+
+    @property
+    def meaning(self) -> str:
+        """One line for people."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    ExitCode.OK: "done",
+    ExitCode.FAILURE: "failed; the message says why",
+    ExitCode.USAGE: "the command line is not valid, or the directory can't be protected as asked",
+    ExitCode.DAMAGE: "damage was found in the store",
+    ExitCode.NO_VOLUME: "no such volume: the directory is missing, or is not protected",
+    ExitCode.BUSY: "busy: already mounted or protected, or something still uses the mount",
+    ExitCode.NO_MOMENT: "the moment is unknown, in the future, or before protection began",
+    ExitCode.NO_PATH: "the path did not exist at that moment",
+    ExitCode.PERMISSION: "permission denied",
+    ExitCode.UNREACHABLE: "not mounted, or the daemon does not answer",
+    ExitCode.SPACE: "no space left, or a read-only disk",
+    ExitCode.FORMAT: "the store has a format that this version does not support",
+    ExitCode.ENVIRONMENT: "the machine lacks something, such as /dev/fuse or fusermount3",
+}
