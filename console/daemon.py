@@ -1,0 +1,173 @@
+"""Starting a volume's daemon, waiting for it to go, and clearing away what a killed one left.
+
+Duty: processes and mounts, seen from outside. Blocking; any thread. It must not know how the
+daemon works, only `python -m fsd STORE_ROOT [--ready-fd N]` and the locks in the store.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from console.control import Json, error_from
+from console.errors import ConsoleError, DaemonError
+from console.exit_codes import ExitCode
+from store.volume import Store
+
+_LOG_TAIL_LINES = 15
+
+
+def start(store: Store, on_progress: Callable[[Json], None] | None = None) -> Json:
+    """Start the daemon in the background; returns what it says once the mount answers.
+
+    The daemon gets a session of its own, so that closing the terminal does not end it, and
+    writes to `fsd.log`. Raises DaemonError with its reason when it can't mount.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        with open(store.log_dir / "fsd.log", "ab") as log:
+            process = subprocess.Popen(
+                [*command(store), "--ready-fd", str(writer)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(writer,),
+                start_new_session=True,
+                cwd="/",
+                env=environment(),
+            )
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    with open(reader, "rb") as answers:
+        try:
+            for line in answers:
+                answer = json.loads(line)
+                if "progress" not in answer:
+                    return _ready(answer)
+                if on_progress is not None:
+                    on_progress(answer["progress"])
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGTERM)
+            raise
+    raise _died(store, process.wait())
+
+
+def command(store: Store) -> list[str]:
+    """The daemon's command line. -P: no folder of the user's can stand in for our modules."""
+    return [sys.executable, "-P", "-m", "fsd", str(store.root)]
+
+
+def environment() -> dict[str, str]:
+    """The daemon's environment: when cdpfs runs from a source tree, its modules are found there."""
+    values = dict(os.environ)
+    source = Path(__file__).resolve().parents[1]
+    if (source / "pyproject.toml").is_file():
+        others = values.get("PYTHONPATH")
+        values["PYTHONPATH"] = f"{source}{os.pathsep}{others}" if others else str(source)
+    return values
+
+
+def _ready(answer: Json) -> Json:
+    if answer.get("ok") is True:
+        return answer
+    error = answer.get("error")
+    raise error_from(error if isinstance(error, dict) else {})
+
+
+def _died(store: Store, code: int) -> DaemonError:
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    tail = _log_tail(store.log_dir / "fsd.log")
+    return DaemonError(
+        f"the daemon ended before the mount answered ({how})" + (f":\n{tail}" if tail else ""),
+        f"its whole log is {store.log_dir / 'fsd.log'}",
+        f"cdpfs doctor {store.config.directory}",
+    )
+
+
+def _log_tail(path: Path) -> str:
+    lines = path.read_text("utf-8", "backslashreplace").splitlines()[-_LOG_TAIL_LINES:]
+    return "\n".join("    " + line for line in lines)
+
+
+def wait_gone(store: Store, pid: int) -> None:
+    """Return when process `pid` (0: unknown) has ended and the indexer has finished its work."""
+    if pid:
+        _wait_for_end(pid)
+    else:
+        _wait_for_lock(store.lock_path)
+    _wait_for_lock(store.indexer_lock_path)
+
+
+def _wait_for_lock(path: Path) -> None:
+    """Return when nobody holds the lock file; the kernel drops a dead process's locks."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    finally:
+        os.close(fd)
+
+
+def _wait_for_end(pid: int) -> None:
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        select.select((handle,), (), ())
+    finally:
+        os.close(handle)
+
+
+def is_stale(mount_point: str) -> bool:
+    """Whether a mount stands there whose daemon is gone."""
+    try:
+        os.stat(mount_point)
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
+    return False
+
+
+def clear_stale_mount(mount_point: str) -> bool:
+    """Take away mounts there whose daemon is gone; True if there was one."""
+    found = False
+    while is_stale(mount_point):
+        found = True
+        detach(mount_point)
+    return found
+
+
+def detach(mount_point: str) -> None:
+    """Unmount lazily, as the one who mounted it can without being root."""
+    program = shutil.which("fusermount3")
+    if program is None:
+        raise ConsoleError(
+            "fusermount3 is not installed",
+            "install it: apt-get install fuse3",
+            code=ExitCode.ENVIRONMENT,
+        )
+    done = subprocess.run(
+        [program, "-u", "-z", "--", mount_point],
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode != 0:
+        raise ConsoleError(
+            f"the dead mount at {mount_point} can't be taken away: {done.stderr.strip()}",
+            f"as root: umount -l {mount_point}",
+        )

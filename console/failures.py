@@ -1,0 +1,130 @@
+"""The one place that turns exceptions into what a person reads and a script checks.
+
+Duty: message, hints and exit code for every exception of every package; for an unforeseen one a
+short message, with the traceback in a file. Pure but for that file; any thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+
+from console.errors import ConsoleError, DaemonError
+from console.exit_codes import ExitCode
+
+SIGNALLED = 128
+"""A shell's exit code for a program that a signal ended is this plus the signal's number."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What is said about an exception, and the exit code."""
+
+    code: ExitCode
+    message: str
+    hints: tuple[str, ...] = ()
+
+
+_BY_ERRNO = {
+    errno.ENOSPC: (ExitCode.SPACE, "free some space there, then try again"),
+    errno.EDQUOT: (ExitCode.SPACE, "the quota is used up: free some space, then try again"),
+    errno.EROFS: (ExitCode.SPACE, "the disk is read-only: choose another place"),
+    errno.EACCES: (ExitCode.PERMISSION, "run it as the owner of the files, or as root"),
+    errno.EPERM: (ExitCode.PERMISSION, "run it as the owner of the files, or as root"),
+    errno.ENOTCONN: (
+        ExitCode.UNREACHABLE,
+        "the daemon of this mount is gone; bring it back: cdpfs mount DIR",
+    ),
+}
+
+
+def explain(error: Exception) -> Failure:
+    """What to say about `error`, and the code to exit with."""
+    from store.errors import StoreError
+    from timetravel.errors import TimetravelError
+
+    if isinstance(error, DaemonError) and error.kind:
+        return Failure(_code_of_kind(error), str(error), error.hints)
+    if isinstance(error, ConsoleError):
+        return Failure(error.code, str(error), error.hints)
+    if isinstance(error, StoreError | TimetravelError):
+        return Failure(_code_of_class(type(error)), str(error), (error.hint,))
+    foreign = _explain_fsd(error)
+    if foreign is not None:
+        return foreign
+    if isinstance(error, OSError):
+        return _explain_os_error(error)
+    return _explain_unforeseen(error)
+
+
+def _explain_fsd(error: Exception) -> Failure | None:
+    """Errors of fsd, whose module is loaded only where a command has used it."""
+    module = sys.modules.get("fsd.errors")
+    if module is None or not isinstance(error, module.FsdError):
+        return None
+    return Failure(_code_of_class(type(error)), str(error), (error.hint,))
+
+
+_BY_CLASS = {
+    "StoreBusy": ExitCode.BUSY,
+    "StoreFull": ExitCode.SPACE,
+    "DamagedError": ExitCode.DAMAGE,
+    "UnsupportedFormat": ExitCode.FORMAT,
+    "NoSuchVolume": ExitCode.NO_VOLUME,
+    "VolumeExists": ExitCode.BUSY,
+    "NotSeeded": ExitCode.UNREACHABLE,
+    "MomentError": ExitCode.NO_MOMENT,
+    "MomentInFuture": ExitCode.NO_MOMENT,
+    "MomentBeforeProtection": ExitCode.NO_MOMENT,
+    "UnknownMark": ExitCode.NO_MOMENT,
+    "NoSuchPath": ExitCode.NO_PATH,
+}
+"""By the name of the class or of its nearest base that stands here."""
+
+
+def _code_of_class(kind: type[Exception]) -> ExitCode:
+    for base in kind.__mro__:
+        if base.__name__ in _BY_CLASS:
+            return _BY_CLASS[base.__name__]
+    return ExitCode.FAILURE
+
+
+def _code_of_kind(error: DaemonError) -> ExitCode:
+    return _BY_KIND.get(error.kind) or _BY_CLASS.get(error.kind) or error.code
+
+
+_BY_KIND = {"busy": ExitCode.BUSY}
+"""By the daemon's word for what went wrong, where it is not the name of a class."""
+
+
+def _explain_os_error(error: OSError) -> Failure:
+    code, hint = _BY_ERRNO.get(error.errno or 0, (ExitCode.FAILURE, ""))
+    where = error.filename if error.filename2 is None else error.filename2
+    reason = error.strerror or str(error)
+    name = os.fsdecode(where) if isinstance(where, str | bytes) else None
+    return Failure(code, f"{name}: {reason}" if name else reason, (hint,) if hint else ())
+
+
+def _explain_unforeseen(error: Exception) -> Failure:
+    """A bug: one line, and the traceback in a file that only this user can read."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="cdpfs-traceback-", suffix=".txt", delete=False, errors="backslashreplace"
+    ) as file:
+        file.write("".join(traceback.format_exception(error)))
+    return Failure(
+        ExitCode.FAILURE,
+        f"this should not have happened: {type(error).__name__}: {error}",
+        (f"report it with the traceback in {file.name}",),
+    )
+
+
+def report(failure: Failure) -> None:
+    """Print a failure to stderr: the message, then what to do next."""
+    print(f"cdpfs: {failure.message}", file=sys.stderr)
+    for hint in failure.hints:
+        for line in hint.splitlines():
+            print(f"  next: {line}", file=sys.stderr)
