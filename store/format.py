@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import Any
 
 FORMAT_VERSION = 1
 """Version of every file of a store; a store of a newer one is refused by name."""
@@ -67,7 +68,7 @@ class Table:
         assert values.keys() == {field.name for field in self.fields}, (self.name, values.keys())
         return self.codec.pack(*(values[field.name] for field in self.fields))
 
-    def unpack(self, data: bytes | memoryview, offset: int = 0) -> dict[str, int | bytes]:
+    def unpack(self, data: bytes | memoryview, offset: int = 0) -> dict[str, Any]:
         """Decode the structure at `offset`; struct.error when `data` is too short."""
         names = (field.name for field in self.fields)
         return dict(zip(names, self.codec.unpack_from(data, offset), strict=True))

@@ -171,8 +171,8 @@ class Actor:
     def decode(cls, data: bytes | memoryview) -> Self:
         """From bytes."""
         reader = Reader(data)
-        numbers = reader.numbers(_ACTOR)
-        return cls(*numbers, command=reader.rest())
+        uid, gid, pid, parent_pid, session = reader.numbers(_ACTOR)
+        return cls(uid, gid, pid, parent_pid, session, reader.rest())
 
 
 @dataclass(frozen=True)
@@ -228,14 +228,31 @@ class Adopted:
     def decode(cls, data: bytes | memoryview) -> Self:
         """From bytes."""
         reader = Reader(data)
-        (parent, *numbers, name_length, target_length, count) = reader.numbers(_ADOPTED)
+        numbers = reader.numbers(_ADOPTED)
+        name_length, target_length, count = numbers[11:]
         name, target = reader.take(name_length), reader.take(target_length)
         xattrs = []
         for _ in range(count):
             key_length, value_length = reader.numbers(_XATTR)
             xattrs.append((reader.take(key_length), reader.take(value_length)))
         reader.finish()
-        return cls(NodeId(parent), name, *numbers, target=target, xattrs=tuple(xattrs))
+        mode, uid, gid, rdev, size_bytes, atime_ns, mtime_ns, ctime_ns, inode, links = numbers[1:11]
+        return cls(
+            parent=NodeId(numbers[0]),
+            name=name,
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            rdev=rdev,
+            size_bytes=size_bytes,
+            atime_ns=atime_ns,
+            mtime_ns=mtime_ns,
+            ctime_ns=ctime_ns,
+            inode=inode,
+            links=links,
+            target=target,
+            xattrs=tuple(xattrs),
+        )
 
 
 def encode_entry(parent: NodeId, name: bytes) -> bytes:

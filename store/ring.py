@@ -18,7 +18,6 @@ from store.format import (
     FORMAT_VERSION,
     KNOWN_FEATURES,
     RING_HEADER,
-    RING_HEADER_BYTES,
     RING_MAGIC,
 )
 from store.volume import Store
@@ -63,11 +62,17 @@ def make_ring_file(store: Store, number: int) -> None:
     durable.rename(temporary, path)
 
 
-def take_into_use(store: Store, fd: int, generation: int, first_lsn: int) -> None:
-    """Write the header of a ring file whose old records nobody needs, durable when it returns."""
+def take_into_use(
+    store: Store, fd: int, generation: int, first_lsn: int, durably: bool = False
+) -> None:
+    """Write the header of a ring file whose old records nobody needs any more.
+
+    It becomes durable with the first sync of the file, before or together with its records.
+    """
     size = os.fstat(fd).st_size
     durable.pwrite_all(fd, _encode_header(store, generation, first_lsn, size), 0)
-    durable.fdatasync(fd)
+    if durably:
+        durable.fdatasync(fd)
 
 
 def read_header(store: Store, path: Path) -> RingFile:
@@ -84,16 +89,13 @@ def parse_header(store: Store, path: Path, raw: bytes, size: int) -> RingFile:
         raise DamagedError(path, 0, "not a ring file of the intake log")
     fields = RING_HEADER.unpack(raw)
     version, features = fields["version"], fields["features"]
-    assert isinstance(version, int) and isinstance(features, int)
     if version > FORMAT_VERSION or features & ~KNOWN_FEATURES:
         raise UnsupportedFormat(f"{path}: format {version}, features {features:#x}: too new")
     if fields["check"] != xxhash.xxh3_64_intdigest(raw[: RING_HEADER.size_bytes - 8]):
         raise DamagedError(path, 0, "the ring file's header does not match its checksum")
     if fields["volume"] != store.uuid:
         raise DamagedError(path, 0, "the ring file belongs to another volume")
-    generation, first_lsn = fields["generation"], fields["first_lsn"]
-    assert isinstance(generation, int) and isinstance(first_lsn, int)
-    return RingFile(path, generation, first_lsn, size)
+    return RingFile(path, fields["generation"], fields["first_lsn"], size)
 
 
 def _encode_header(store: Store, generation: int, first_lsn: int, size: int) -> bytes:

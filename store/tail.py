@@ -131,7 +131,8 @@ class IntakeTail:
             return f"{newest.path.name} goes on with LSN {newest.first_lsn}"
         at = self._position
         while data := os.pread(self._fd, _READ_BYTES, at):
-            found = _find_record(data, self._ring.generation, self._next)
+            # The record at the end itself is the torn one; only a later one speaks of damage.
+            found = _find_record(data, self._ring.generation, self._next + 1)
             if found is not None:
                 return f"{self._ring.path.name} has LSN {found[1]} at byte {at + found[0]}"
             at += max(len(data) - _RECORD_BYTES, ALIGN)

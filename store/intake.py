@@ -1,0 +1,238 @@
+"""The intake log's writer: the only door through which ops enter a store.
+
+Duty: give each op its LSN and time, put it behind the previous one in the ring, and make the log
+durable on demand. `append` runs on one thread (fsd's loop) and never waits for anything but the
+page cache; `sync` may run on another one at the same time. It knows nothing of what ops mean and
+has no policy: who waits when the ring is full, and when a ring file may be reused, is decided by
+its caller.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Callable
+
+import xxhash
+
+from store import durable
+from store.errors import DamagedError, StoreError
+from store.format import ALIGN, MAX_PAYLOAD_BYTES, RECORD, RING_HEADER_BYTES
+from store.ring import make_ring_file, ring_path, rings_in_use, take_into_use
+from store.tail import EndOfLog
+from store.types import Lsn, TimeNs
+from store.volume import Store
+
+RESERVE_BYTES = 3 << 20
+"""Room that `has_room` promises: the largest run of ops that one request may append."""
+
+MIN_RING_FILE_BYTES = 8 << 20
+MIN_RING_FILES = 3
+
+_RECORD_BYTES = RECORD.size_bytes
+_HEADER = struct.Struct(RECORD.codec.format.replace("<I", "<", 1))
+_CHECK = struct.Struct("<I")
+_MASK = 0xFFFFFFFF
+_hash = xxhash.xxh3_64_intdigest
+
+
+class Intake:
+    """The writer of one store's intake log. Open it with `Intake.open`."""
+
+    def __init__(self, store: Store, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self._store = store
+        self._clock_ns = clock_ns
+        self._record = bytearray(_RECORD_BYTES)
+        self._tail = memoryview(self._record)[4:]
+        self._fds: dict[int, int] = {}
+        self._last_lsns: dict[int, int] = {}
+        self._number = 0
+        self._fd = -1
+        self._generation = 0
+        self._position = 0
+        self._limit = 0
+        self._next_number: int | None = None
+        self._unsynced: set[int] = set()
+        self.lsn = Lsn(0)
+        """The newest op's LSN."""
+        self.time_ns = TimeNs(0)
+        """The newest op's time."""
+        self.durable_lsn = Lsn(0)
+        """Every op up to it is on disk."""
+
+    @classmethod
+    def open(
+        cls, store: Store, end: EndOfLog, indexed: Lsn, clock_ns: Callable[[], int] = time.time_ns
+    ) -> Intake:
+        """Go on where the log ends, cutting a torn tail (by writing over it).
+
+        When the journal is ahead of the log (`indexed`), the log starts anew behind it.
+        DamagedError when valid records stand behind the end: then nothing is touched.
+        """
+        if end.damaged:
+            raise DamagedError(
+                store.intake_dir, end.position, f"the intake log is damaged: {end.damaged}"
+            )
+        intake = cls(store, clock_ns)
+        intake.lsn, intake.time_ns = end.lsn, end.time_ns
+        intake._generation = end.ring.generation if end.ring else 0
+        make_ring_file(store, 0)
+        if end.ring is None or end.lsn < indexed:
+            intake.lsn = max(end.lsn, indexed)
+            number = int(end.ring.path.stem) + 1 if end.ring else 0
+            intake._switch_to(number % store.config.ring_files, synced=True)
+        else:
+            intake._number = int(end.ring.path.stem)
+            intake._use(intake._number, end.position, end.ring.generation)
+            intake._clear_behind()
+        intake._learn_last_lsns()
+        intake.sync()
+        return intake
+
+    def _clear_behind(self) -> None:
+        """Overwrite a torn record: its remains must not be taken for damage at a later start."""
+        header = os.pread(self._fd, _RECORD_BYTES, self._position)
+        if len(header) < _RECORD_BYTES or _CHECK.unpack_from(header, 4)[0] != self._generation:
+            return
+        for at in range(self._position, self._limit, 1 << 20):
+            durable.pwrite_all(self._fd, bytes(min(1 << 20, self._limit - at)), at)
+
+    def _learn_last_lsns(self) -> None:
+        """What each file of an earlier session holds, so that none is reused too early."""
+        rings = rings_in_use(self._store)
+        for ring, successor in zip(rings, rings[1:], strict=False):
+            self._last_lsns[int(ring.path.stem)] = successor.first_lsn - 1
+
+    def _use(self, number: int, position: int, generation: int) -> None:
+        fd = self._fds.get(number, -1)
+        if fd < 0:
+            fd = self._fds[number] = durable.open_file(ring_path(self._store, number))
+        self._number, self._fd, self._generation = number, fd, generation
+        self._position = position
+        self._limit = os.fstat(fd).st_size
+
+    def _switch_to(self, number: int, synced: bool = False) -> None:
+        """Go on at the start of ring file `number`, which nobody needs any more."""
+        make_ring_file(self._store, number)
+        self._use(number, RING_HEADER_BYTES, self._generation + 1)
+        take_into_use(self._store, self._fd, self._generation, self.lsn + 1, durably=synced)
+        self._unsynced.add(self._fd)
+
+    # --- the way of an op -------------------------------------------------------------------
+
+    def append(
+        self,
+        kind: int,
+        node: int,
+        offset: int = 0,
+        payload: bytes | memoryview = b"",
+        flags: int = 0,
+        actor: int = 0,
+    ) -> Lsn:
+        """Log one op; returns its LSN. It survives the death of this process at once.
+
+        The caller made sure of `has_room`. Raises OSError or StoreFull with nothing logged.
+        """
+        length = len(payload)
+        if self._position + _RECORD_BYTES + length > self._limit:
+            self._roll(length)
+        lsn = self.lsn + 1
+        now = self._clock_ns()
+        if now <= self.time_ns:
+            now = self.time_ns + 1
+        _HEADER.pack_into(
+            self._record,
+            4,
+            self._generation,
+            kind,
+            flags,
+            0,
+            length,
+            lsn,
+            now,
+            node,
+            offset,
+            _hash(payload),
+            actor,
+        )
+        _CHECK.pack_into(self._record, 0, _hash(self._tail) & _MASK)
+        wanted = _RECORD_BYTES + length
+        written = os.pwritev(self._fd, (self._record, payload), self._position)
+        if written != wanted:
+            self._complete(payload, written)
+        self._position += (wanted + ALIGN - 1) & -ALIGN
+        self.lsn = Lsn(lsn)
+        self.time_ns = TimeNs(now)
+        return Lsn(lsn)
+
+    def _complete(self, payload: bytes | memoryview, written: int) -> None:
+        """Write what a short write left over."""
+        rest = (bytes(self._record) + bytes(payload))[written:]
+        durable.pwrite_all(self._fd, rest, self._position + written)
+
+    def _roll(self, length: int) -> None:
+        if length > MAX_PAYLOAD_BYTES:
+            raise StoreError(f"an op of {length} bytes is larger than any may be")
+        if self._next_number is None:
+            raise StoreError("the intake ring is full", "this is a defect: no one asked has_room")
+        self._last_lsns[self._number] = self.lsn
+        self._unsynced.add(self._fd)
+        number, self._next_number = self._next_number, None
+        self._switch_to(number)
+
+    # --- room ---------------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """May a request append up to RESERVE_BYTES now?"""
+        return self._next_number is not None or self._limit - self._position >= RESERVE_BYTES
+
+    @property
+    def needs_next(self) -> bool:
+        """Is there no file yet to go on in when the current one is full?"""
+        return self._next_number is None
+
+    def prepare_next(self, safe: Lsn) -> bool:
+        """Choose the file to go on in. Blocking (may write a file full of zeros); any thread.
+
+        `safe`: ops up to it are in the journal and in the backing tree, both on disk, so that
+        files with nothing newer may be reused. Returns whether there is one.
+        """
+        if self._next_number is not None:
+            return True
+        number = (self._number + 1) % self._store.config.ring_files
+        if ring_path(self._store, number).exists():
+            if self._last_lsns.get(number, 0) > safe:
+                return False
+        else:
+            make_ring_file(self._store, number)
+        self._next_number = number
+        return True
+
+    @property
+    def used_fraction(self) -> float:
+        """How much of the current file is used, 0 to 1."""
+        return self._position / self._limit
+
+    # --- durability ---------------------------------------------------------------------------
+
+    def sync(self) -> Lsn:
+        """Everything appended before the call is on disk when it returns; returns up to which LSN.
+
+        One thread at a time; `append` may go on beside it.
+        """
+        upto, current = self.lsn, self._fd
+        for fd in tuple(self._unsynced):
+            if fd != current:
+                durable.fdatasync(fd)
+                self._unsynced.discard(fd)
+        durable.fdatasync(current)
+        self.durable_lsn = max(self.durable_lsn, upto)
+        return upto
+
+    def close(self) -> None:
+        """Close the files; the log stays as it is."""
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+        self._fd = -1
