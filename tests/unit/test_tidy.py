@@ -56,7 +56,6 @@ IMPURE = {
     "socket",
     "subprocess",
     "tempfile",
-    "threading",
     "trio",
 }
 
