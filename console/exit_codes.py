@@ -34,9 +34,9 @@ class ExitCode(IntEnum):
 _MEANINGS = {
     ExitCode.OK: "done",
     ExitCode.FAILURE: "failed; the message says why",
-    ExitCode.USAGE: "the command line is not valid, or the directory can't be protected as asked",
+    ExitCode.USAGE: "the command line is not valid, or the directory can't be protected as it is",
     ExitCode.DAMAGE: "damage was found in the store",
-    ExitCode.NO_VOLUME: "no such volume: the directory is missing, or is not protected",
+    ExitCode.NO_VOLUME: "no such volume: the directory is not protected",
     ExitCode.BUSY: "busy: already mounted or protected, or something still uses the mount",
     ExitCode.NO_MOMENT: "the moment is unknown, in the future, or before protection began",
     ExitCode.NO_PATH: "the path did not exist at that moment",

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 from console.errors import ConsoleError, DaemonError
 from console.exit_codes import ExitCode
+from fsd.errors import FsdError
+from store.errors import StoreError
+from timetravel.errors import TimetravelError
 
 SIGNALLED = 128
 """A shell's exit code for a program that a signal ended is this plus the signal's number."""
@@ -44,32 +47,19 @@ _BY_ERRNO = {
 
 def explain(error: Exception) -> Failure:
     """What to say about `error`, and the code to exit with."""
-    from store.errors import StoreError
-    from timetravel.errors import TimetravelError
-
     if isinstance(error, DaemonError) and error.kind:
         return Failure(_code_of_kind(error), str(error), error.hints)
     if isinstance(error, ConsoleError):
         return Failure(error.code, str(error), error.hints)
-    if isinstance(error, StoreError | TimetravelError):
-        return Failure(_code_of_class(type(error)), str(error), (error.hint,))
-    foreign = _explain_fsd(error)
-    if foreign is not None:
-        return foreign
+    if isinstance(error, StoreError | TimetravelError | FsdError):
+        return Failure(code_of_class(type(error)), str(error), (error.hint,))
     if isinstance(error, OSError):
         return _explain_os_error(error)
     return _explain_unforeseen(error)
 
 
-def _explain_fsd(error: Exception) -> Failure | None:
-    """Errors of fsd, whose module is loaded only where a command has used it."""
-    module = sys.modules.get("fsd.errors")
-    if module is None or not isinstance(error, module.FsdError):
-        return None
-    return Failure(_code_of_class(type(error)), str(error), (error.hint,))
-
-
 _BY_CLASS = {
+    "StoreError": ExitCode.FAILURE,
     "StoreBusy": ExitCode.BUSY,
     "StoreFull": ExitCode.SPACE,
     "DamagedError": ExitCode.DAMAGE,
@@ -77,28 +67,33 @@ _BY_CLASS = {
     "NoSuchVolume": ExitCode.NO_VOLUME,
     "VolumeExists": ExitCode.BUSY,
     "NotSeeded": ExitCode.UNREACHABLE,
+    "TimetravelError": ExitCode.FAILURE,
     "MomentError": ExitCode.NO_MOMENT,
     "MomentInFuture": ExitCode.NO_MOMENT,
     "MomentBeforeProtection": ExitCode.NO_MOMENT,
     "UnknownMark": ExitCode.NO_MOMENT,
     "NoSuchPath": ExitCode.NO_PATH,
+    "FsdError": ExitCode.FAILURE,
+    "MountRefused": ExitCode.USAGE,
+    "AlreadyMounted": ExitCode.BUSY,
+    "NoPermission": ExitCode.PERMISSION,
+    "ReadOnlyPlace": ExitCode.SPACE,
+    "NoFuse": ExitCode.ENVIRONMENT,
+    "MountBusy": ExitCode.BUSY,
 }
-"""By the name of the class or of its nearest base that stands here."""
+"""By the name of the class or of its nearest base that stands here. The daemon uses the same
+names, in any spelling of case and underscores, as the `kind` of an error."""
+
+_BY_KIND = {name.lower(): code for name, code in _BY_CLASS.items()} | {"busy": ExitCode.BUSY}
 
 
-def _code_of_class(kind: type[Exception]) -> ExitCode:
-    for base in kind.__mro__:
-        if base.__name__ in _BY_CLASS:
-            return _BY_CLASS[base.__name__]
-    return ExitCode.FAILURE
+def code_of_class(kind: type[Exception]) -> ExitCode:
+    """The exit code for exceptions of a class of `store`, `timetravel` or `fsd`."""
+    return next(_BY_CLASS[base.__name__] for base in kind.__mro__ if base.__name__ in _BY_CLASS)
 
 
 def _code_of_kind(error: DaemonError) -> ExitCode:
-    return _BY_KIND.get(error.kind) or _BY_CLASS.get(error.kind) or error.code
-
-
-_BY_KIND = {"busy": ExitCode.BUSY}
-"""By the daemon's word for what went wrong, where it is not the name of a class."""
+    return _BY_KIND.get(error.kind.replace("_", "").lower(), error.code)
 
 
 def _explain_os_error(error: OSError) -> Failure:
