@@ -49,9 +49,7 @@ class DamagedError(StoreError):
 
     hint = "run `cdpfs verify` to see the extent of the damage"
 
-    def __init__(
-        self, path: object, offset: int, what: str, first: int = 0, last: int = 0
-    ) -> None:
+    def __init__(self, path: object, offset: int, what: str, first: int = 0, last: int = 0) -> None:
         lsns = f", LSN {first} to {last}" if last else ""
         super().__init__(f"{path}: {what} at byte {offset}{lsns}")
         self.path = str(path)
@@ -81,3 +79,36 @@ class VolumeExists(StoreError):
     """The place is taken by another store."""
 
     hint = "use another --store, or mount the volume that is there: cdpfs mount DIR"
+
+
+class NotSeeded(StoreError):
+    """What was there before cdpfs is not in the journal yet.
+
+    `name` is the name in directory `node` that is not adopted yet, or `region` the number of the
+    content chunk of file `node`; with neither, the listing of directory `node` is incomplete.
+    """
+
+    hint = "wait for the initial backup (`cdpfs status` shows it) or mount the volume"
+
+    def __init__(self, node: int, name: bytes | None = None, region: int | None = None) -> None:
+        what = "its listing"
+        if name is not None:
+            what = f"name {name!r}"
+        elif region is not None:
+            what = f"content chunk {region}"
+        super().__init__(f"node {node}: {what} is not in the journal yet")
+        self.node = node
+        self.name = name
+        self.region = region
+
+
+class NeverCaptured(StoreError):
+    """Content that changed outside the mount before the initial backup had reached it."""
+
+    hint = "only moments after that change can be read; see `cdpfs history`"
+
+
+class InconsistentLog(StoreError):
+    """An op refers to something that the log never introduced: a bug, or a damaged log."""
+
+    hint = "keep the store as it is and report this; `cdpfs verify` checks the segments"
