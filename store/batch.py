@@ -255,7 +255,7 @@ def decode_header(data: bytes | memoryview) -> BatchHeader:
     if fields[-1] != _hash(bytes(data[: HEADER_BYTES - 8]) + directory):
         raise ValueError("the batch header does not match its checksum")
     version, count, meta_raw = fields[1], fields[3], fields[12]
-    header = BatchHeader(count, *fields[4:12], *fields[14:17], directory)
+    header = BatchHeader._make((count, *fields[4:12], *fields[14:17], directory))
     if version < 1 or meta_raw != count * _meta.size:
         raise ValueError("the batch header contradicts itself")
     _check_header(header)
