@@ -5,7 +5,11 @@
     ├── MomentInFuture          the moment has not come yet
     ├── MomentBeforeProtection  the moment lies before the volume's history begins
     ├── UnknownMark             no mark has that name
-    └── NoSuchPath              the path did not exist at that moment
+    ├── NoSuchPath              the path did not exist at that moment
+    ├── NoSuchNode              the node did not exist at that LSN
+    ├── NotADirectory           names were asked of something that has none
+    ├── RestoreRefused          nothing was changed: something is in the way of the restore
+    └── RestoreStopped          a restore could not go on; its report says how far it came
 
 All are permanent: the same question gets the same answer. Only MomentInFuture can turn out well
 later, and then only by waiting. Pure; no threading rule; must not know FUSE, the journal or the
@@ -16,7 +20,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from errno import ENOENT
+from errno import EEXIST, EIO, ENOENT, ENOTDIR
 from typing import ClassVar
 
 _SHOWN_CHARS = 60
@@ -93,6 +97,58 @@ class NoSuchPath(TimetravelError):
         )
         self.path = path
         self.moment = moment
+
+
+class NoSuchNode(TimetravelError):
+    """`node` was not known at `lsn`, or had no name left."""
+
+    def __init__(self, node: int, lsn: int) -> None:
+        super().__init__(
+            f"node {node} did not exist at LSN {lsn}",
+            hint="`cdpfs history PATH` shows when it did",
+        )
+        self.node = node
+        self.lsn = lsn
+
+
+class NotADirectory(TimetravelError):
+    """`node` was not a directory at `lsn`."""
+
+    errno = ENOTDIR
+
+    def __init__(self, node: int, lsn: int) -> None:
+        super().__init__(
+            f"node {node} was not a directory at LSN {lsn}",
+            hint="leave out what follows the name of a file or symbolic link",
+        )
+        self.node = node
+        self.lsn = lsn
+
+
+class RestoreRefused(TimetravelError):
+    """Something stands where the restore would write; nothing was changed. `paths` are bytes."""
+
+    errno = EEXIST
+
+    def __init__(self, paths: Sequence[bytes], hint: str) -> None:
+        first = _shown(paths[0].decode("utf-8", "surrogateescape"))
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        super().__init__(f"{first}{more} in the way of the restore", hint=hint)
+        self.paths = list(paths)
+
+
+class RestoreStopped(TimetravelError):
+    """The destination takes no more. What is done is whole files; `__cause__` is the OSError."""
+
+    errno = EIO
+
+    def __init__(self, path: bytes, reason: str) -> None:
+        shown_path = _shown(path.decode("utf-8", "surrogateescape"))
+        super().__init__(
+            f"the restore stopped at {shown_path}: {reason}",
+            hint="make room or name another destination with --to, then run it again",
+        )
+        self.path = path
 
 
 def _shown(text: str) -> str:
