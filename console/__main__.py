@@ -1,0 +1,5 @@
+"""`python -m console` is `cdpfs`."""
+
+from console.cli import main
+
+main()

@@ -1,0 +1,387 @@
+"""The `cdpfs` command line: which commands there are, their options, and how they end.
+
+Duty: declarations only. Each command imports the module that does its work when it runs, so that
+`cdpfs --help` and completion are quick. `main` is the one place where exceptions become messages
+and exit codes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from console.exit_codes import ExitCode
+
+INTERRUPTED = 130
+"""As shells have it: 128 + SIGINT."""
+
+app = typer.Typer(
+    name="cdpfs",
+    help="A filesystem that backs up by interposition: any moment of a directory, in place.",
+    epilog="A volume is named by any path inside it. docs/operations.md lists the exit codes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Capture(StrEnum):
+    """How writes are captured."""
+
+    EXACT = "exact"
+    COALESCED = "coalesced"
+
+
+class Grade(StrEnum):
+    """How consistent a recovery point is, weakest first."""
+
+    CRASH = "crash"
+    SYNC = "sync"
+    TRANSACTION = "transaction"
+    MARK = "mark"
+
+
+Directory = Annotated[str, typer.Argument(metavar="DIR", help="Any path inside the volume.")]
+SomePath = Annotated[str, typer.Argument(metavar="PATH", help="A path inside the volume.")]
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", metavar="S", help="The volume's store, if it is not to be searched."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Since = Annotated[str | None, typer.Option(metavar="M", help="From this moment on.")]
+Until = Annotated[str | None, typer.Option(metavar="M", help="Up to this moment.")]
+At = Annotated[
+    str, typer.Option("--at", metavar="M", help="The moment: @15:00, @-10m, @mark:NAME, ...")
+]
+Exact = Annotated[
+    bool, typer.Option("--exact", help="The very moment, not the recovery point before it.")
+]
+Foreground = Annotated[bool, typer.Option("--foreground", help="Stay attached, for supervisors.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"cdpfs {version('cdpfs')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Options of cdpfs itself."""
+
+
+@app.command()
+def protect(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="The directory to protect.")],
+    store: Annotated[
+        str | None, typer.Option(metavar="S", help="Where to keep its history.")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(metavar="MNT", help="Mount there instead of over DIR.")
+    ] = None,
+    capture: Annotated[
+        Capture | None,
+        typer.Option(help="exact: every write is kept. coalesced: faster, kept at syncs only."),
+    ] = None,
+    foreground: Foreground = False,
+    name: Annotated[str | None, typer.Option(metavar="N", help="The volume's name.")] = None,
+    ring_files: Annotated[
+        int | None, typer.Option(metavar="N", min=2, max=1024, help="Files of the intake log.")
+    ] = None,
+    ring_file_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Size of each of them, such as 128M.")
+    ] = None,
+    seed_rate: Annotated[
+        str | None,
+        typer.Option(metavar="RATE", help="Bytes per second of the initial backup, such as 20M."),
+    ] = None,
+) -> None:
+    """Protect a directory: from now on every change in it is kept."""
+    from console.protect import Wishes
+    from console.protect import protect as run
+    from console.sizes import parse_size
+
+    wishes = Wishes(
+        store=store,
+        mount_at=at,
+        name=name,
+        capture=None if capture is None else str(capture),
+        ring_files=ring_files,
+        ring_file_bytes=None if ring_file_bytes is None else parse_size(ring_file_bytes),
+        seed_rate_bytes_s=None if seed_rate is None else parse_size(seed_rate),
+    )
+    run(directory, wishes, foreground)
+
+
+@app.command()
+def mount(
+    directory: Directory = ".", store: StoreOption = None, foreground: Foreground = False
+) -> None:
+    """Mount a protected directory again, after a restart or `umount`."""
+    from console.protect import mount as run
+
+    run(directory, store, foreground)
+
+
+@app.command()
+def umount(directory: Directory = ".", store: StoreOption = None) -> None:
+    """Take the mount away; the directory stays as it is, unprotected until mounted again."""
+    from console.protect import unmount
+
+    unmount(directory, store)
+
+
+@app.command()
+def status(
+    directory: Directory = ".",
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Every volume on this machine.")] = False,
+) -> None:
+    """How a volume is: mounted or not, initial backup, history, space, alarms."""
+    from console import status as run
+
+    if show_all:
+        run.show_all(as_json)
+    else:
+        run.show_status(directory, store, as_json)
+
+
+@app.command()
+def points(
+    path: SomePath = ".",
+    since: Since = None,
+    until: Until = None,
+    grade: Annotated[Grade | None, typer.Option(help="Only this grade.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the recovery points: moments that can be restored, and how consistent each is."""
+    from console.reading import show_points
+
+    show_points(path, store, since, until, None if grade is None else str(grade), as_json)
+
+
+@app.command()
+def history(
+    path: SomePath,
+    since: Since = None,
+    until: Until = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """When a file or directory changed, how much, and who did it."""
+    from console.reading import show_history
+
+    show_history(path, store, since, until, as_json)
+
+
+@app.command()
+def diff(
+    path: SomePath = ".",
+    *,
+    since: Annotated[str, typer.Option("--from", metavar="M", help="The earlier moment.")],
+    until: Annotated[
+        str | None, typer.Option("--to", metavar="M", help="The later moment; now if left away.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What changed between two moments: A added, D deleted, M content, R renamed, ..."""
+    from console.reading import show_diff
+
+    show_diff(path, store, since, until, as_json)
+
+
+@app.command()
+def cat(path: SomePath, *, at: At, exact: Exact = False, store: StoreOption = None) -> None:
+    """Write a file's content as of a moment to the standard output."""
+    from console.reading import cat_file
+
+    cat_file(path, store, at, exact)
+
+
+@app.command()
+def deleted(
+    path: SomePath = ".",
+    name: Annotated[
+        str | None, typer.Option(metavar="GLOB", help="Only names like this, such as '*.xls'.")
+    ] = None,
+    since: Since = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find what was deleted, and when."""
+    from console.reading import show_deleted
+
+    show_deleted(path, store, name, since, as_json)
+
+
+@app.command()
+def restore(
+    path: SomePath,
+    *,
+    at: At,
+    to: Annotated[
+        str | None, typer.Option(metavar="DEST", help="Put it there; in place if left away.")
+    ] = None,
+    store: StoreOption = None,
+    exact: Exact = False,
+    companions: Annotated[
+        bool | None,
+        typer.Option(
+            "--with-companions/--alone",
+            help="With the files that belong to it, such as a database's journal, or without.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a file or a tree back as it was; in place this is a change like any other."""
+    from console.restoring import Request
+    from console.restoring import restore as run
+
+    run(Request(path, at, to, store, exact, companions), as_json)
+
+
+@app.command()
+def undo(
+    path: SomePath,
+    *,
+    since: Annotated[str, typer.Option("--since", metavar="M", help="Undo what came after.")],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Undo all changes of a file or tree since a moment, in place."""
+    from console.restoring import undo as run
+
+    run(path, store, since, as_json)
+
+
+@app.command()
+def mark(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Find it again as @mark:NAME.")],
+    directory: Directory = ".",
+    pre: Annotated[
+        str | None, typer.Option(metavar="C", help="Run this first; no mark if it fails.")
+    ] = None,
+    post: Annotated[
+        str | None, typer.Option(metavar="C", help="Run this afterwards, whatever happened.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Name this very moment, for example after a program has been brought to rest."""
+    from console.marking import set_mark
+
+    set_mark(name, directory, store, pre, post, as_json)
+
+
+@app.command()
+def verify(
+    directory: Directory = ".", store: StoreOption = None, as_json: JsonOption = False
+) -> None:
+    """Read everything in the store and check every digest; exit code 3 if there is damage."""
+    from console.upkeep import verify as run
+
+    raise typer.Exit(run(directory, store, as_json))
+
+
+@app.command()
+def reindex(
+    directory: Directory = ".", store: StoreOption = None, as_json: JsonOption = False
+) -> None:
+    """Rebuild the index from the segments; the volume must not be mounted."""
+    from console.upkeep import reindex as run
+
+    run(directory, store, as_json)
+
+
+@app.command()
+def doctor(
+    directory: Annotated[
+        str | None, typer.Argument(metavar="DIR", help="A volume; all known ones if left away.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that everything is in place, and say what to do about what is not."""
+    from console.doctor import examine
+
+    raise typer.Exit(examine(directory, store, as_json))
+
+
+@app.command()
+def demo(
+    parent: Annotated[
+        str | None, typer.Option("--dir", metavar="PARENT", help="Work in a new directory there.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything in place.")] = False,
+) -> None:
+    """A tour in a directory of its own: protect, damage, take back, check, clean up."""
+    from console.demo import run_demo
+
+    run_demo(parent, keep)
+
+
+def main() -> NoReturn:
+    """Run the command line; every way to end it is here."""
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("cdpfs: interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter must not flush the rest either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.FAILURE
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The exit code of the command that was asked for. What went wrong is printed."""
+    try:
+        return int(app(prog_name="cdpfs", standalone_mode=False) or ExitCode.OK)
+    except _USAGE_ERROR as error:
+        return _explain_usage(error)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if os.environ.get("CDPFS_DEBUG") == "1":
+            raise
+        from console.failures import explain, report
+
+        failure = explain(error)
+        report(failure)
+        return int(failure.code)
+
+
+# The base of typer's errors about the command line, which it does not export by name.
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+
+
+def _explain_usage(error: Any) -> int:
+    """What is wrong with the command line; the whole help when there was nothing on it."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message(), file=sys.stderr)
+        return ExitCode.USAGE
+    command = error.ctx.command_path if error.ctx is not None else "cdpfs"
+    print(f"cdpfs: {error.format_message()}", file=sys.stderr)
+    print(f"  next: see {command} --help", file=sys.stderr)
+    return ExitCode.USAGE
+
+
+if __name__ == "__main__":
+    main()
