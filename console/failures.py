@@ -13,14 +13,17 @@ import tempfile
 import traceback
 from dataclasses import dataclass
 
+import fsd.errors
+import store.errors
+import timetravel.errors
 from console.errors import ConsoleError, DaemonError
 from console.exit_codes import ExitCode
-from fsd.errors import FsdError
-from store.errors import StoreError
-from timetravel.errors import TimetravelError
 
 SIGNALLED = 128
 """A shell's exit code for a program that a signal ended is this plus the signal's number."""
+
+
+_OURS = (store.errors.StoreError, timetravel.errors.TimetravelError, fsd.errors.FsdError)
 
 
 @dataclass(frozen=True)
@@ -51,49 +54,60 @@ def explain(error: Exception) -> Failure:
         return Failure(_code_of_kind(error), str(error), error.hints)
     if isinstance(error, ConsoleError):
         return Failure(error.code, str(error), error.hints)
-    if isinstance(error, StoreError | TimetravelError | FsdError):
+    if isinstance(error, _OURS):
         return Failure(code_of_class(type(error)), str(error), (error.hint,))
     if isinstance(error, OSError):
         return _explain_os_error(error)
     return _explain_unforeseen(error)
 
 
-_BY_CLASS = {
-    "StoreError": ExitCode.FAILURE,
-    "StoreBusy": ExitCode.BUSY,
-    "StoreFull": ExitCode.SPACE,
-    "DamagedError": ExitCode.DAMAGE,
-    "UnsupportedFormat": ExitCode.FORMAT,
-    "NoSuchVolume": ExitCode.NO_VOLUME,
-    "VolumeExists": ExitCode.BUSY,
-    "NotSeeded": ExitCode.UNREACHABLE,
-    "TimetravelError": ExitCode.FAILURE,
-    "MomentError": ExitCode.NO_MOMENT,
-    "MomentInFuture": ExitCode.NO_MOMENT,
-    "MomentBeforeProtection": ExitCode.NO_MOMENT,
-    "UnknownMark": ExitCode.NO_MOMENT,
-    "NoSuchPath": ExitCode.NO_PATH,
-    "FsdError": ExitCode.FAILURE,
-    "MountRefused": ExitCode.USAGE,
-    "AlreadyMounted": ExitCode.BUSY,
-    "NoPermission": ExitCode.PERMISSION,
-    "ReadOnlyPlace": ExitCode.SPACE,
-    "NoFuse": ExitCode.ENVIRONMENT,
-    "MountBusy": ExitCode.BUSY,
+_BY_CLASS: dict[type[Exception], ExitCode] = {
+    store.errors.StoreError: ExitCode.FAILURE,
+    store.errors.StoreBusy: ExitCode.BUSY,
+    store.errors.StoreFull: ExitCode.SPACE,
+    store.errors.DamagedError: ExitCode.DAMAGE,
+    store.errors.UnsupportedFormat: ExitCode.FORMAT,
+    store.errors.NoSuchVolume: ExitCode.NO_VOLUME,
+    store.errors.VolumeExists: ExitCode.BUSY,
+    store.errors.NotSeeded: ExitCode.UNREACHABLE,
+    store.errors.NeverCaptured: ExitCode.NO_PATH,
+    store.errors.InconsistentLog: ExitCode.DAMAGE,
+    timetravel.errors.TimetravelError: ExitCode.FAILURE,
+    timetravel.errors.MomentError: ExitCode.NO_MOMENT,
+    timetravel.errors.MomentInFuture: ExitCode.NO_MOMENT,
+    timetravel.errors.MomentBeforeProtection: ExitCode.NO_MOMENT,
+    timetravel.errors.UnknownMark: ExitCode.NO_MOMENT,
+    timetravel.errors.NoSuchPath: ExitCode.NO_PATH,
+    timetravel.errors.NoSuchNode: ExitCode.NO_PATH,
+    timetravel.errors.NotADirectory: ExitCode.NO_PATH,
+    timetravel.errors.RestoreRefused: ExitCode.FAILURE,
+    timetravel.errors.RestoreStopped: ExitCode.SPACE,
+    fsd.errors.FsdError: ExitCode.FAILURE,
+    fsd.errors.MountRefused: ExitCode.USAGE,
+    fsd.errors.AlreadyMounted: ExitCode.BUSY,
+    fsd.errors.NoPermission: ExitCode.PERMISSION,
+    fsd.errors.ReadOnlyPlace: ExitCode.SPACE,
+    fsd.errors.NoFuse: ExitCode.ENVIRONMENT,
+    fsd.errors.MountBusy: ExitCode.BUSY,
 }
-"""By the name of the class or of its nearest base that stands here. The daemon uses the same
-names, in any spelling of case and underscores, as the `kind` of an error."""
-
-_BY_KIND = {name.lower(): code for name, code in _BY_CLASS.items()} | {"busy": ExitCode.BUSY}
+"""Of a class, or of its nearest base that stands here."""
 
 
 def code_of_class(kind: type[Exception]) -> ExitCode:
     """The exit code for exceptions of a class of `store`, `timetravel` or `fsd`."""
-    return next(_BY_CLASS[base.__name__] for base in kind.__mro__ if base.__name__ in _BY_CLASS)
+    return next(_BY_CLASS[base] for base in kind.__mro__ if base in _BY_CLASS)
 
 
 def _code_of_kind(error: DaemonError) -> ExitCode:
-    return _BY_KIND.get(error.kind.replace("_", "").lower(), error.code)
+    """The daemon's word for an error is the name of its class, in any spelling, or "busy"."""
+    word = error.kind.replace("_", "").lower()
+    if word == "busy":
+        return ExitCode.BUSY
+    for module in (fsd.errors, store.errors, timetravel.errors):
+        for name, kind in vars(module).items():
+            if name.lower() == word and isinstance(kind, type) and issubclass(kind, Exception):
+                return code_of_class(kind)
+    return error.code
 
 
 def _explain_os_error(error: OSError) -> Failure:

@@ -1,0 +1,108 @@
+"""Opening a volume's past for a command, whether the volume is mounted or not.
+
+Duty: the journal, brought up to now by the daemon where there is one; moments as people write
+them; views that ask the daemon for what is not in the journal yet. One thread. How a past state
+looks is timetravel's business.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from types import TracebackType
+from typing import Self
+
+from console.control import Control, connect_if_mounted
+from console.output import note
+from console.volumes import Place, place_of
+from store.errors import NotSeeded
+from store.journal import Journal
+from store.types import NodeId
+from timetravel.errors import MomentError
+from timetravel.moment import parse_moment
+from timetravel.resolve import ResolvedPoint, resolve
+from timetravel.view import View
+
+
+class Past:
+    """The history of the volume that a path lies in. A context manager."""
+
+    def __init__(self, path: str, store_root: str | None) -> None:
+        self.place: Place = place_of(path, store_root)
+        self._control: Control | None = connect_if_mounted(self.place.store)
+        if self._control is not None:
+            self._control.call("sync")
+        self.journal = Journal(self.place.store)
+        self.now_ns = time.time_ns()
+
+    @property
+    def path(self) -> bytes:
+        """The path relative to the volume's root."""
+        return self.place.path
+
+    @property
+    def is_mounted(self) -> bool:
+        """Whether the volume's daemon answers."""
+        return self._control is not None
+
+    def point(self, moment: str, exact: bool = False, node: NodeId | None = None) -> ResolvedPoint:
+        """The point that a moment means; what was chosen in reading it is told on stderr.
+
+        `node` is what `@before-last-write` is about.
+        """
+        text = moment
+        if exact and not text.lower().rstrip().endswith("!exact"):
+            text += "!exact"
+        parsed = parse_moment(text, now_ns=self.now_ns, zone=None)
+        found = resolve(self.journal, parsed, now_ns=self.now_ns, node=node)
+        if found.note:
+            note(f"cdpfs: {moment}: {found.note}")
+        return found
+
+    def point_for_path(self, moment: str, exact: bool = False) -> ResolvedPoint:
+        """The same, where `@before-last-write` is about the path that the command names."""
+        try:
+            return self.point(moment, exact)
+        except MomentError:
+            if "before-last-write" not in moment.lower():
+                raise
+        newest = self.point("@now")
+        node = self.view(newest).walk(self.path).node
+        return self.point(moment, exact, node)
+
+    def view(self, point: ResolvedPoint) -> View:
+        """The volume as of `point`."""
+        return View(self.journal, point.lsn, self.demand)
+
+    def demand(self, lacking: NotSeeded) -> None:
+        """Have the daemon put into the journal what is not there yet; NotSeeded without one."""
+        if self._control is None:
+            where = self.place.store.config.mount_point
+            lacking.hint = (
+                "the initial backup has not come to it; mount the volume, then try again: "
+                f"cdpfs mount {where}"
+            )
+            raise lacking
+        wanted: dict[str, object] = {"node": lacking.node}
+        if lacking.name is not None:
+            wanted["name"] = os.fsdecode(lacking.name)
+        if lacking.region is not None:
+            wanted["region"] = lacking.region
+        self._control.call("seed", wanted)
+
+    def close(self) -> None:
+        """Let go of the journal and the daemon."""
+        self.journal.close()
+        if self._control is not None:
+            self._control.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
