@@ -6,6 +6,7 @@ StoreError
 │   └── StoreFull              no space for the store's files
 ├── DamagedError               bytes on disk are not what was written
 │   └── IntakeGap              the intake log does not hold the asked LSN
+├── IndexStale                 the segments know more than the index
 ├── UnsupportedFormat          written by a newer cdpfs, or not a store at all
 ├── NoSuchVolume               no store is known for a path
 └── VolumeExists               the place is taken by another store
@@ -63,10 +64,22 @@ class IntakeGap(DamagedError):
     """The intake log does not hold the op that should come next."""
 
 
+class IndexStale(StoreError):
+    """The index is missing or older than the segments."""
+
+    hint = "unmount the volume and rebuild the index: cdpfs reindex DIR"
+
+
 class UnsupportedFormat(StoreError):
     """A file's version or mandatory features are not known to this cdpfs."""
 
     hint = "use the cdpfs version that wrote it, or a newer one"
+
+
+class RebuildIndex(UnsupportedFormat):
+    """The index is of another version; it can be rebuilt from the segments."""
+
+    hint = "rebuild it from the segments: cdpfs reindex"
 
 
 class NoSuchVolume(StoreError):
