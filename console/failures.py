@@ -80,8 +80,6 @@ _BY_CLASS: dict[type[Exception], ExitCode] = {
     timetravel.errors.NoSuchPath: ExitCode.NO_PATH,
     timetravel.errors.NoSuchNode: ExitCode.NO_PATH,
     timetravel.errors.NotADirectory: ExitCode.NO_PATH,
-    timetravel.errors.RestoreRefused: ExitCode.FAILURE,
-    timetravel.errors.RestoreStopped: ExitCode.SPACE,
     fsd.errors.FsdError: ExitCode.FAILURE,
     fsd.errors.MountRefused: ExitCode.USAGE,
     fsd.errors.AlreadyMounted: ExitCode.BUSY,
