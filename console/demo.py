@@ -95,11 +95,12 @@ class _Tour:
     def protected(self) -> Iterator[None]:
         """The tree, made and protected; unmounted at the end, whatever happened."""
         self.step("Making a tree of real files", self._make_tree)
-        self.step("Protecting it", lambda: self.cdpfs("protect", str(self.tree), *RING))
         try:
+            self.step("Protecting it", lambda: self.cdpfs("protect", str(self.tree), *RING))
             yield
         finally:
-            self.step("Unmounting", lambda: self.cdpfs("umount", str(self.tree)))
+            if os.path.ismount(self.tree):
+                self.step("Unmounting", lambda: self.cdpfs("umount", str(self.tree)))
 
     def tell_damage_and_recovery(self) -> None:
         """What goes wrong, and how each piece comes back."""

@@ -21,8 +21,8 @@ from console.errors import ConsoleError, DaemonError, WrongUse
 from console.exit_codes import ExitCode
 from console.output import note, path_text, say, size_text
 from console.volumes import volume_of
-from store.errors import NoSuchVolume, VolumeExists
-from store.volume import Store, default_store_root, list_stores, new_config, register
+from store.errors import NoSuchVolume, StoreFull, VolumeExists
+from store.volume import Store, VolumeConfig, default_store_root, list_stores, new_config, register
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class Wishes:
         return {key: value for key, value in values.items() if value is not None}
 
 
+ROOM_BYTES = 64 << 20
+"""What a new store needs beside its intake log, for the first segment and the index."""
+
 FIXED_SETTINGS = ("name", "ring_files", "ring_file_bytes")
 """What can't change once the volume exists."""
 
@@ -68,8 +71,9 @@ def protect(directory: str, wishes: Wishes, foreground: bool) -> None:
         run_in_foreground(store)
     try:
         _bring_up(store)
-    except DaemonError:
-        if created:
+    except DaemonError as error:
+        # A refusal says all there is to say; after a sudden death the log in the store is needed.
+        if created and error.kind:
             _forget(store)
         raise
     _say_protected(store, created)
@@ -145,9 +149,27 @@ def _create(directory: str, wishes: Wishes) -> Store:
     _refuse_overlap(directory)
     check_store_place(directory, root)
     config = new_config(directory, time.time_ns(), **wishes.settings())
+    _check_space(root, config)
     store = Store.create(root, config)
     register(store)
     return store
+
+
+def _check_space(root: Path, config: VolumeConfig) -> None:
+    """The intake log is written out in full when the volume is made."""
+    above = root
+    while not above.exists():
+        above = above.parent
+    disk = os.statvfs(above)
+    free = disk.f_bavail * disk.f_frsize
+    needed = config.ring_files * config.ring_file_bytes + ROOM_BYTES
+    if free < needed:
+        raise StoreFull(
+            f"the store needs {size_text(needed)} to begin with, and {above} has "
+            f"{size_text(free)} free",
+            "free some space, name a store on another disk (--store DIR), or take a smaller "
+            "intake log (--ring-file-bytes 16M)",
+        )
 
 
 def _refuse_overlap(directory: str) -> None:
