@@ -1,7 +1,12 @@
-"""What the index answers: states, ops, pieces, points. Pure; any thread; no I/O."""
+"""What the index answers and how its rows look. Pure; any thread; no I/O.
+
+Numbers in values are little-endian; keys (`format`) are big-endian.
+"""
 
 from __future__ import annotations
 
+import struct
+from bisect import bisect_right
 from typing import NamedTuple
 
 from store.types import Lsn, NodeId, TimeNs
@@ -78,3 +83,206 @@ class Point(NamedTuple):
     group: str
     reason: str
     name: str
+
+
+# --- ops: up to OPS_PER_ROW consecutive ones in a row, keyed by the LSN of the first -------------
+
+OPS_PER_ROW = 48
+"""Two rows of as many ops fill a page of LMDB."""
+
+ABORTED = 0x80
+"""Bit in an op's flags byte, beside those of `format.Flag`: an ABORT cancelled it."""
+
+OP_ROW = struct.Struct("<BBIQQQQI")
+"""kind, flags | ABORTED, payload length, time, node, offset, actor, position in the batch."""
+
+
+def op_in_row(row: bytes, index: int, lsn: int) -> OpMeta:
+    """The op number `index` of a row; its LSN is `lsn`."""
+    kind, flags, length, time_ns, node, offset, actor, position = OP_ROW.unpack_from(
+        row, index * OP_ROW.size
+    )
+    return OpMeta(
+        Lsn(lsn),
+        TimeNs(time_ns),
+        kind,
+        flags & ~ABORTED,
+        NodeId(node),
+        offset,
+        length,
+        Lsn(actor),
+        bool(flags & ABORTED),
+        position,
+    )
+
+
+# --- batches: keyed by the first LSN -------------------------------------------------------------
+
+_batch = struct.Struct("<QQQQQQQ32s")
+
+
+class BatchPlace(NamedTuple):
+    """A batch and where it lies."""
+
+    first_lsn: Lsn
+    last_lsn: Lsn
+    first_time_ns: TimeNs
+    last_time_ns: TimeNs
+    segment_first_lsn: Lsn
+    offset: int
+    """Of the batch in its segment."""
+    total_bytes: int
+    payload_bytes: int
+    digest: bytes
+
+    def encode(self) -> bytes:
+        """The row's value."""
+        return _batch.pack(*self[1:])
+
+    @classmethod
+    def decode(cls, first_lsn: int, row: bytes) -> BatchPlace:
+        """From key and value."""
+        return cls(Lsn(first_lsn), *_batch.unpack(row))
+
+
+# --- the state of the index: one row -------------------------------------------------------------
+
+_state = struct.Struct("<QQQQQQQQ32s")
+
+
+class IndexState(NamedTuple):
+    """Where the index stands."""
+
+    indexed_lsn: Lsn = Lsn(0)
+    """LSN of the newest op in it; 0: none."""
+    max_node: NodeId = NodeId(0)
+    segment_first_lsn: Lsn = Lsn(0)
+    """Which segment the newest batch is in; 0: there is no batch."""
+    segment_end: int = 0
+    """Where in that segment the newest batch ends."""
+    payload_bytes: int = 0
+    segment_bytes: int = 0
+    """Of all batches."""
+    first_time_ns: TimeNs = TimeNs(0)
+    last_time_ns: TimeNs = TimeNs(0)
+    last_digest: bytes = bytes(32)
+    """Of the newest batch; zeros when there is none."""
+
+    def encode(self) -> bytes:
+        """The row's value."""
+        return _state.pack(*self)
+
+    @classmethod
+    def decode(cls, row: bytes) -> IndexState:
+        """From the row's value."""
+        return cls(*_state.unpack(row))
+
+
+# --- nodes: full rows and touches, keyed by node and LSN -----------------------------------------
+#
+# A node that is written to changes its size and times only, so that is all a touch holds, and its
+# time is that of its op. One row has the touches of a run of ops; its key has the LSN of the first.
+
+FULL, TOUCHES, RESIZES = 0, 1, 2
+"""First byte of a row: attributes; touches that leave one size; touches with a size each."""
+
+TOUCHES_PER_ROW = 128
+
+_full = struct.Struct("<BIIIIQqqqIQQ")
+_touch = struct.Struct("<BQQ")
+
+
+def encode_full(state: NodeState) -> bytes:
+    """A full row. `changed` is the LSN of its key."""
+    return (
+        _full.pack(
+            FULL,
+            state.mode,
+            state.uid,
+            state.gid,
+            state.rdev,
+            state.size_bytes,
+            state.atime_ns,
+            state.mtime_ns,
+            state.ctime_ns,
+            state.links,
+            state.generation,
+            state.inode,
+        )
+        + state.target
+    )
+
+
+def decode_full(node: int, lsn: int, row: bytes) -> NodeState:
+    """The state in a full row of that key."""
+    _, mode, uid, gid, rdev, size, atime, mtime, ctime, links, generation, inode = (
+        _full.unpack_from(row)
+    )
+    return NodeState(
+        NodeId(node),
+        mode,
+        uid,
+        gid,
+        rdev,
+        size,
+        atime,
+        mtime,
+        ctime,
+        links,
+        row[_full.size :],
+        generation,
+        Lsn(lsn),
+        inode,
+    )
+
+
+def encode_touches(full_lsn: int, lsns: list[int], sizes: list[int]) -> bytes:
+    """A row of touches: LSN of the full row they build on, the size if it is one, then columns.
+
+    The columns are LSNs less the first (32 bits each) and, of RESIZES, sizes (64 bits each).
+    """
+    first, count, size = lsns[0], len(lsns), sizes[0]
+    deltas = [lsn - first for lsn in lsns]
+    if sizes.count(size) == count:
+        return _touch.pack(TOUCHES, full_lsn, size) + struct.pack(f"<{count}I", *deltas)
+    return _touch.pack(RESIZES, full_lsn, 0) + struct.pack(f"<{count}I{count}Q", *deltas, *sizes)
+
+
+def touches_in_row(row: bytes, first: int) -> tuple[list[int], list[int]]:
+    """LSNs and sizes of the touches in a row with key LSN `first`."""
+    kind, _, size = _touch.unpack_from(row)
+    if kind == TOUCHES:
+        count = (len(row) - _touch.size) // 4
+        deltas = struct.unpack_from(f"<{count}I", row, _touch.size)
+        return [first + delta for delta in deltas], [size] * count
+    count = (len(row) - _touch.size) // 12
+    numbers = struct.unpack_from(f"<{count}I{count}Q", row, _touch.size)
+    return [first + delta for delta in numbers[:count]], list(numbers[count:])
+
+
+def touch_at(row: bytes, first: int, lsn: int) -> tuple[int, int, int]:
+    """(LSN of the full row, LSN of the touch, size) of a row's newest touch at or before `lsn`."""
+    kind, full_lsn, size = _touch.unpack_from(row)
+    width = 4 if kind == TOUCHES else 12
+    count = (len(row) - _touch.size) // width
+    deltas = struct.unpack_from(f"<{count}I", row, _touch.size)
+    index = bisect_right(deltas, lsn - first) - 1
+    if kind == RESIZES:
+        (size,) = struct.unpack_from("<Q", row, _touch.size + 4 * count + 8 * index)
+    return full_lsn, first + deltas[index], size
+
+
+# --- bases: keyed by node and since --------------------------------------------------------------
+
+_base = struct.Struct("<QB")
+
+
+def encode_base(base: BaseState) -> bytes:
+    """The row's value."""
+    return _base.pack(base.size_bytes, base.complete)
+
+
+def decode_base(since: int, row: bytes) -> BaseState:
+    """From the key's LSN and the value."""
+    size, complete = _base.unpack(row)
+    return BaseState(Lsn(since), size, bool(complete))
