@@ -16,7 +16,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -225,55 +225,6 @@ class SegmentWriter:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-class ScannedBatch(NamedTuple):
-    """A batch as found in a segment: its header is checked, the rest of `data` is not."""
-
-    file: SegmentFile
-    offset: int
-    header: BatchHeader
-    data: bytes
-
-
-def read_batch(file: SegmentFile, fd: int, offset: int) -> ScannedBatch | None:
-    """The batch at `offset`; None at the end of the file. DamagedError, UnsupportedFormat."""
-    head = os.pread(fd, _FIRST_READ_BYTES, offset)
-    if not head:
-        return None
-    try:
-        needed = batch.header_bytes(head)
-        if needed > len(head):
-            head = os.pread(fd, needed, offset)
-        header = batch.decode_header(head)
-        data = os.pread(fd, header.total_bytes, offset)
-        if len(data) < header.total_bytes:
-            raise ValueError(f"the batch of {header.total_bytes} bytes is cut short")
-    except ValueError as error:
-        first = file.first_lsn
-        raise DamagedError(file.path, offset, str(error), first, file.last_lsn or 0) from error
-    except UnsupportedFormat as error:
-        raise UnsupportedFormat(f"{file.path}: at byte {offset}: {error}") from error
-    return ScannedBatch(file, offset, header, data)
-
-
-def scan_segment(store: Store, file: SegmentFile) -> Iterator[ScannedBatch]:
-    """The batches of one segment in order; DamagedError at the first place that is not one."""
-    fd = durable.open_file(file.path, os.O_RDONLY)
-    try:
-        check_header(file.path, os.pread(fd, HEADER_BYTES, 0), store.uuid, file.first_lsn)
-        offset = HEADER_BYTES
-        while found := read_batch(file, fd, offset):
-            yield found
-            offset += found.header.total_bytes
-    finally:
-        os.close(fd)
-
-
-def scan_segments(store: Store) -> Iterator[ScannedBatch]:
-    """The batches of all segments in LSN order, as `scan_segment`."""
-    for file in list_segments(store):
-        yield from scan_segment(store, file)
 
 
 K = TypeVar("K", bound=Hashable)

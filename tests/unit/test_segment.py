@@ -15,7 +15,8 @@ from store.batch import NO_DIGEST, EncodedBatch, encode_batch
 from store.errors import DamagedError, IndexStale, UnsupportedFormat
 from store.format import FRAME_BYTES, Kind
 from store.ops import Op
-from store.segment import SegmentReader, SegmentWriter, list_segments, scan_segments
+from store.scan import find_batch, scan_segments
+from store.segment import SegmentReader, SegmentWriter, list_segments
 from store.types import Lsn, NodeId, TimeNs
 from store.volume import Store, new_config
 
@@ -246,3 +247,15 @@ def test_foreign_and_newer_segments_are_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(whole[: offset + 20])
     with pytest.raises(DamagedError, match="too few"):
         list(scan_segments(store))
+
+
+def test_a_batch_behind_damage_is_found(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    places = fill(store, 2)
+    file = list_segments(store)[0]
+    flip(file.path, places[0][1] + 20)
+    with file.path.open("rb") as opened:
+        found = find_batch(file, opened.fileno(), places[0][1])
+        assert found is not None
+        assert (found.offset, found.header.first_lsn) == (places[1][1], 2)
+        assert find_batch(file, opened.fileno(), places[1][1] + 1) is None
