@@ -240,19 +240,25 @@ def restore(
     store: StoreOption = None,
     exact: Exact = False,
     companions: Annotated[
-        bool | None,
+        bool,
         typer.Option(
             "--with-companions/--alone",
-            help="With the files that belong to it, such as a database's journal, or without.",
+            help="Whether files that belong to it come too. Now each path is taken alone.",
         ),
-    ] = None,
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that are at DEST already.")
+    ] = False,
+    keep_new: Annotated[
+        bool, typer.Option("--keep-new", help="In place: leave what came after the moment.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bring a file or a tree back as it was; in place this is a change like any other."""
     from console.restoring import Request
     from console.restoring import restore as run
 
-    run(Request(path, at, to, store, exact, companions), as_json)
+    raise typer.Exit(run(Request(path, at, to, store, exact, overwrite, keep_new), as_json))
 
 
 @app.command()
@@ -266,7 +272,7 @@ def undo(
     """Undo all changes of a file or tree since a moment, in place."""
     from console.restoring import undo as run
 
-    run(path, store, since, as_json)
+    raise typer.Exit(run(path, store, since, as_json))
 
 
 @app.command()

@@ -165,12 +165,10 @@ def _result(reply: Json) -> Json:
 
 
 def error_from(error: Json) -> DaemonError:
-    """The exception for an error object of the daemon: kind, message, hint and data."""
+    """The exception for an error object of the daemon: kind, message, hint."""
     hint = error.get("hint")
-    data = error.get("data")
     return DaemonError(
         str(error.get("message") or "the daemon failed without a message"),
         *([str(hint)] if hint else []),
         kind=str(error.get("kind", "")),
-        data=data if isinstance(data, dict) else None,
     )

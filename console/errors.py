@@ -33,22 +33,11 @@ class NotMounted(ConsoleError):
 
 
 class DaemonError(ConsoleError):
-    """The daemon refused or failed; `kind` is its word for the reason, `data` what belongs to it.
+    """The daemon refused or failed. `kind` is its word for the reason, empty if it gave none."""
 
-    `kind` is empty when the daemon died without a word.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *hints: str,
-        kind: str = "",
-        data: dict[str, object] | None = None,
-        code: ExitCode | None = None,
-    ) -> None:
-        super().__init__(message, *hints, code=code)
+    def __init__(self, message: str, *hints: str, kind: str = "") -> None:
+        super().__init__(message, *hints)
         self.kind = kind
-        self.data = data or {}
 
 
 class WrongUse(ConsoleError):

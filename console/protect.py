@@ -19,7 +19,7 @@ from console import daemon
 from console.control import Control, Json, connect_if_mounted
 from console.errors import ConsoleError, DaemonError, WrongUse
 from console.exit_codes import ExitCode
-from console.output import note, path_text, say, size_text
+from console.output import note, say, size_text
 from console.volumes import volume_of
 from store.errors import NoSuchVolume, StoreFull, VolumeExists
 from store.volume import Store, VolumeConfig, default_store_root, list_stores, new_config, register
@@ -103,10 +103,7 @@ def unmount(path: str, store_root: str | None) -> None:
         return
     with control:
         pid = control.daemon_pid
-        try:
-            control.call("umount", on_progress=lambda progress: note(_progress_text(progress)))
-        except DaemonError as error:
-            raise _with_holders(error) from error
+        control.call("umount", on_progress=lambda progress: note(_progress_text(progress)))
     daemon.wait_gone(store, pid)
     say(f"unmounted  {store.config.mount_point}")
 
@@ -304,23 +301,6 @@ def _seeding(status: Json) -> str:
         f"{size_text(done)} of {size_text(total)} copied into the store so far; this goes on "
         "behind, and every moment from now on can be restored already"
     )
-
-
-def _with_holders(error: DaemonError) -> DaemonError:
-    """A refusal to unmount, with the processes that hold the mount as hints."""
-    holders = error.data.get("holders")
-    if not isinstance(holders, list):
-        return error
-    lines = [_holder_text(holder) for holder in holders if isinstance(holder, dict)]
-    return DaemonError(
-        str(error), *error.hints, *lines, kind=error.kind, data=error.data, code=error.code
-    )
-
-
-def _holder_text(holder: Json) -> str:
-    path = holder.get("path")
-    shown = f" ({path_text(str(path))})" if path else ""
-    return f"end or leave pid {holder.get('pid')} {holder.get('command', '')}{shown}"
 
 
 def _progress_text(progress: Json) -> str:

@@ -145,13 +145,13 @@ def _journal_figures(store: Store) -> dict[str, Any]:
 
 def figures_of(stats: dict[str, int]) -> dict[str, Any]:
     """The part of a status that the journal's own counts give."""
-    stored = stats.get("segment_bytes", 0)
+    stored = stats.get("segment_bytes", 0) + stats.get("index_bytes", 0)
     payload = stats.get("payload_bytes", 0)
     history = {}
     if stats.get("first_time_ns"):
         history = {"oldest_ns": stats["first_time_ns"], "newest_ns": stats["last_time_ns"]}
     return {
-        "journal_bytes": stored + stats.get("index_bytes", 0),
+        "journal_bytes": stored,
         "payload_bytes": payload,
         "ratio": round(stored / payload, 4) if payload else None,
         "history": history,

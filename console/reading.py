@@ -1,0 +1,108 @@
+"""`cdpfs cat` and `cdpfs diff`: content and differences of past states.
+
+Duty: from arguments to views, and from what they say to lines or JSON. It changes nothing.
+"""
+
+from __future__ import annotations
+
+import stat
+import sys
+from typing import Any
+
+from console.errors import WrongUse
+from console.output import path_json, path_text, print_json, say, size_text, time_json, time_text
+from console.past import Past
+from timetravel.diff import Change, ChangeKind, Part, diff
+from timetravel.view import NodeState
+
+READ_BYTES = 1 << 20
+
+_LETTERS = {
+    ChangeKind.ADDED: "A",
+    ChangeKind.REMOVED: "D",
+    ChangeKind.MODIFIED: "M",
+    ChangeKind.RENAMED: "R",
+}
+
+
+def cat_file(path: str, store: str | None, moment: str, exact: bool) -> None:
+    """Write a file's past content to stdout."""
+    with Past(path, store) as past:
+        view = past.view(past.point_for_path(moment, exact))
+        state = view.walk(past.path)
+        if stat.S_ISLNK(state.mode):
+            raise WrongUse(
+                f"{path} was a symbolic link to {path_text(state.target)}",
+                "name what it points to",
+            )
+        if not stat.S_ISREG(state.mode):
+            raise WrongUse(
+                f"{path} was not a file", f"cdpfs restore {path} --at {moment} --to DEST"
+            )
+        out = sys.stdout.buffer
+        for start in range(0, state.size_bytes, READ_BYTES):
+            out.write(view.read(state.node, start, READ_BYTES))
+        out.flush()
+
+
+def show_diff(path: str, store: str | None, since: str, until: str | None, as_json: bool) -> None:
+    """Print what changed below a path between two moments, `until` None meaning now."""
+    with Past(path, store) as past:
+        old = past.point_for_path(since)
+        new = past.point_for_path(until or "@now")
+        if old.lsn > new.lsn:
+            raise WrongUse(
+                f"--from {since} ({time_text(old.time_ns)}) is later than --to {until or 'now'}",
+                "swap the two",
+            )
+        changes = diff(past.view(old), past.view(new), past.path)
+        if as_json:
+            print_json([_change_json(change) for change in changes])
+            return
+        for change in changes:
+            if not change.only_directory_times:
+                say(_change_text(change))
+
+
+def _change_text(change: Change) -> str:
+    """`M  path  (content, mode)`; a directory ends in a slash."""
+    state = change.new or change.old
+    assert state is not None
+    slash = "/" if stat.S_ISDIR(state.mode) else ""
+    shown = path_text(change.path or b".") + slash
+    if change.kind is ChangeKind.RENAMED:
+        shown = f"{path_text(change.old_path)}{slash} -> {shown}"
+    extras = [part.name.lower() for part in change.parts if part.name]
+    if change.kind is ChangeKind.MODIFIED and change.replaced:
+        extras.append("another file")
+    if change.parts & Part.CONTENT and change.old is not None and change.new is not None:
+        extras[0] += f" {size_text(change.old.size_bytes)} -> {size_text(change.new.size_bytes)}"
+    return f"{_LETTERS[change.kind]}  {shown}" + (f"  ({', '.join(extras)})" if extras else "")
+
+
+def _change_json(change: Change) -> dict[str, Any]:
+    return {
+        "change": change.kind.value,
+        "path": path_json(change.path),
+        "old_path": path_json(change.old_path),
+        "parts": [part.name.lower() for part in change.parts if part.name],
+        "replaced": change.replaced,
+        "old": _state_json(change.old),
+        "new": _state_json(change.new),
+    }
+
+
+def _state_json(state: NodeState | None) -> dict[str, Any] | None:
+    if state is None:
+        return None
+    return {
+        "node": state.node,
+        "mode": f"{state.mode:o}",
+        "uid": state.uid,
+        "gid": state.gid,
+        "size_bytes": state.size_bytes,
+        "mtime": time_json(state.mtime_ns),
+        "mtime_ns": state.mtime_ns,
+        "links": state.links,
+        "target": path_json(state.target),
+    }
