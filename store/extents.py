@@ -169,20 +169,18 @@ def window(pieces: Sequence[RegionPiece], start: int, stop: int, base: int) -> l
     """
     found: list[RegionPiece] = []
     at = start
-    index = max(bisect_left(pieces, (start,)) - 1, 0)
-    while at < stop and index < len(pieces):
+    for index in range(max(bisect_left(pieces, (start,)) - 1, 0), len(pieces)):
         low, high, source, offset = pieces[index]
-        index += 1
+        if low >= stop:
+            break
         if high <= at:
             continue
         if low > at:
-            gap = min(low, stop)
-            found.append((base + at, base + gap, 0, 0))
-            at = gap
-        if low < stop:
-            end = min(high, stop)
-            found.append((base + at, base + end, source, offset + at - low))
-            at = end
+            found.append((base + at, base + low, 0, 0))
+            at = low
+        end = min(high, stop)
+        found.append((base + at, base + end, source, offset + at - low))
+        at = end
     if at < stop:
         found.append((base + at, base + stop, 0, 0))
     return found

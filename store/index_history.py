@@ -13,6 +13,7 @@ two rows share a key. One thread at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from store.extents import MAX_SPAN, RESOLVED, decode_header, resolve_due
@@ -192,8 +193,8 @@ class HistoryWriter(Generic[StateT, ItemT]):
             self._known[owner] = tail
         self._dirty = {}
         self._write_rows()
-        while len(self._known) > KEEP_OWNERS:
-            del self._known[next(iter(self._known))]
+        for oldest in list(islice(self._known, max(len(self._known) - KEEP_OWNERS, 0))):
+            del self._known[oldest]
 
     def forget(self) -> None:
         """Drop everything that is pending or remembered."""

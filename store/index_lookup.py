@@ -197,8 +197,13 @@ class Lookup:
 
     def name_at(self, directory: int, name: bytes, lsn: int) -> NodeId | None:
         """What a name is at `lsn`: 0 for nothing, None when it has no row that old."""
+        row = self.name_row_at(directory, name, lsn)
+        return None if row is None else row[1]
+
+    def name_row_at(self, directory: int, name: bytes, lsn: int) -> tuple[Lsn, NodeId] | None:
+        """(LSN, node or 0) of the row of a name that counts at `lsn`."""
         found = self._floor(self._tables.names, key_name_lsn(directory, name, lsn))
-        return None if found is None else NodeId(_number(found[1]))
+        return None if found is None else (Lsn(_lsn(found[0])), NodeId(_number(found[1])))
 
     def has_name(self, directory: int, name: bytes) -> bool:
         """Whether the name has a row at any LSN."""
@@ -209,6 +214,11 @@ class Lookup:
         prefix = key_name_lsn(directory, name, 0)
         for key, row in self._range(self._tables.names, prefix, prefix[:-8]):
             yield Lsn(_lsn(key)), NodeId(_number(row))
+
+    def all_names(self, directory: int) -> Iterator[bytes]:
+        """Every name that the directory ever had."""
+        prefix = key_lsn(directory)
+        return (key[8:-1] for key in self._skip(self._tables.names, prefix, prefix))
 
     def all_name_rows(self, directory: int) -> Iterator[tuple[bytes, Lsn, NodeId]]:
         """(name, LSN, node) of every row of every name of a directory."""

@@ -7,6 +7,7 @@ costs no lookup. One thread at a time.
 from __future__ import annotations
 
 import stat
+from itertools import islice
 
 from store.errors import InconsistentLog
 from store.format import key_node_lsn
@@ -171,8 +172,8 @@ class NodeWriter:
         with self._txn.cursor(self._tables.nodes) as cursor:
             cursor.putmulti(sorted(self._rows.items()))
         self._rows = {}
-        while len(self._known) > KEEP_NODES:
-            del self._known[next(iter(self._known))]
+        for oldest in list(islice(self._known, max(len(self._known) - KEEP_NODES, 0))):
+            del self._known[oldest]
 
     def forget(self) -> None:
         """Drop everything that is pending or remembered."""

@@ -1,8 +1,7 @@
 """Reading the journal: what any node, name or byte was at any LSN.
 
-`Journal` opens the index and the segments of a store read-only: one per process, any thread.
-`Snapshot` is one consistent state of the index, for one thread at a time. Everything the index
-does not know yet because seeding has not reached it raises `NotSeeded`.
+`Journal` opens the index and the segments of a store for reading: one per process, any thread.
+Its snapshots (`store.snapshot`) answer; this is the door to them.
 """
 
 from __future__ import annotations
@@ -12,7 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from store.errors import NeverCaptured, NotSeeded
+from store.index_env import IndexEnvironment
 from store.index_rows import BaseState, NodeState, OpMeta, Piece, Point
+from store.segment import SegmentReader
+from store.snapshot import Snapshot
 from store.types import Lsn, NodeId, TimeNs
 from store.volume import Store
 
@@ -29,16 +31,15 @@ __all__ = [
 ]
 
 
-class Snapshot:
-    """A consistent state of the index. A context manager; for one thread at a time.
+class Journal:
+    """The journal of a store, opened for reading. A context manager; any thread.
 
-    An open one keeps LMDB from reusing pages, so it must not stay open for long without `renew`.
+    Every method of `Snapshot` is here too, each call on a fresh snapshot of its own.
     """
 
-    rows_visited: int
-    """Index rows looked at since the snapshot began: what a lookup costs."""
-    indexed_lsn: Lsn
-    """LSN of the newest op in it; 0 when there is none."""
+    def __init__(self, store: Store) -> None:
+        self._env = IndexEnvironment(store.index_dir)
+        self._segments = SegmentReader(store)
 
     def __enter__(self) -> Self:
         return self
@@ -52,126 +53,136 @@ class Snapshot:
         self.close()
 
     def close(self) -> None:
-        """Let go of the state. Closing twice is fine."""
-        raise NotImplementedError
-
-    def renew(self) -> None:
-        """Move to the newest committed state."""
-        raise NotImplementedError
-
-    def first(self) -> OpMeta | None:
-        """The oldest op."""
-        raise NotImplementedError
-
-    def last(self) -> OpMeta | None:
-        """The newest op."""
-        raise NotImplementedError
-
-    def lsn_at(self, time_ns: TimeNs) -> Lsn:
-        """The newest op with a time of at most `time_ns`; 0 if there is none."""
-        raise NotImplementedError
-
-    def op(self, lsn: Lsn) -> OpMeta | None:
-        """One op; None if the index doesn't hold it."""
-        raise NotImplementedError
-
-    def ops(self, start: Lsn, stop: Lsn) -> Iterator[OpMeta]:
-        """The ops of LSN `[start, stop)`, in order."""
-        raise NotImplementedError
-
-    def state(self, node: NodeId, lsn: Lsn) -> NodeState | None:
-        """Attributes of `node` at `lsn`; None if it was not known then or had no name left."""
-        raise NotImplementedError
-
-    def child(self, directory: NodeId, name: bytes, lsn: Lsn) -> NodeId | None:
-        """What `name` in `directory` was at `lsn`. NotSeeded if that is not known yet."""
-        raise NotImplementedError
-
-    def children(self, directory: NodeId, lsn: Lsn) -> Iterator[tuple[bytes, NodeId]]:
-        """All names of `directory` at `lsn`, sorted. NotSeeded if they are not all known yet."""
-        raise NotImplementedError
-
-    def xattrs(self, node: NodeId, lsn: Lsn) -> dict[bytes, bytes]:
-        """Extended attributes of `node` at `lsn`."""
-        raise NotImplementedError
-
-    def pieces(self, node: NodeId, lsn: Lsn, start: int, stop: int) -> list[Piece]:
-        """Where the bytes `[start, min(stop, size))` of `node` at `lsn` stand, without gaps.
-
-        NotSeeded for content that the journal doesn't hold yet.
-        """
-        raise NotImplementedError
-
-    def read(self, node: NodeId, lsn: Lsn, start: int, stop: int) -> bytes:
-        """The bytes `[start, min(stop, size))` of `node` at `lsn`."""
-        raise NotImplementedError
-
-    def names(self, node: NodeId, lsn: Lsn) -> list[tuple[NodeId, bytes]]:
-        """(directory, name) of every link that `node` had at `lsn` and that is known."""
-        raise NotImplementedError
-
-    def node_ops(self, node: NodeId, start: Lsn, stop: Lsn) -> Iterator[Lsn]:
-        """LSNs in `[start, stop)` at which `node` changed (an adoption counts at its `since`)."""
-        raise NotImplementedError
-
-    def name_rows(self, directory: NodeId, name: bytes) -> Iterator[tuple[Lsn, NodeId]]:
-        """History of one name, oldest first: (LSN, node from then on or 0)."""
-        raise NotImplementedError
-
-    def dead_names(self, directory: NodeId, lsn: Lsn) -> Iterator[tuple[bytes, NodeId, Lsn]]:
-        """Names that once were and are not at `lsn`: name, last node, LSN of the removal."""
-        raise NotImplementedError
-
-    def dir_complete(self, directory: NodeId) -> bool:
-        """Whether all names of a known directory are in the journal."""
-        raise NotImplementedError
-
-    def base(self, node: NodeId) -> BaseState | None:
-        """The content that `node` had when it was last adopted; None if it never was."""
-        raise NotImplementedError
-
-    def region_seeded(self, node: NodeId, region: int) -> bool:
-        """Whether that chunk of the node's newest base content is in the journal (or none is)."""
-        raise NotImplementedError
-
-    def node_by_inode(self, inode: int) -> NodeId | None:
-        """The adopted node of that backing inode, if it was adopted with several links."""
-        raise NotImplementedError
-
-    def marks(self) -> list[tuple[str, Lsn, TimeNs]]:
-        """Every mark, oldest first."""
-        raise NotImplementedError
-
-    def points(self, start: Lsn, stop: Lsn, grade: str | None = None) -> Iterator[Point]:
-        """Recovery points of LSN `[start, stop)`, oldest first, of one grade or of all."""
-        raise NotImplementedError
-
-    def max_node(self) -> NodeId:
-        """The highest NodeId in the log; 0 if there is none."""
-        raise NotImplementedError
-
-    def stats(self) -> dict[str, int]:
-        """ops, payload_bytes, segment_bytes, index_bytes, first_time_ns, last_time_ns."""
-        raise NotImplementedError
-
-
-class Journal:
-    """The journal of a store, opened for reading. A context manager; any thread.
-
-    Every method of `Snapshot` is here too, each call on a fresh snapshot of its own.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
+        """Let go of the index and the segments. Closing twice is fine."""
+        self._env.close()
+        self._segments.close()
 
     def snapshot(self) -> Snapshot:
         """The newest committed state."""
-        raise NotImplementedError
+        return Snapshot(self._env, self._segments)
 
     def read_payload(self, lsn: Lsn) -> bytes:
         """The whole payload of an op, its checksums tested."""
-        raise NotImplementedError
+        with self.snapshot() as snapshot:
+            return snapshot.payload(lsn)
 
-    def close(self) -> None:
-        """Let go of the index and the segments. Closing twice is fine."""
-        raise NotImplementedError
+    @property
+    def indexed_lsn(self) -> Lsn:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.indexed_lsn
+
+    def first(self) -> OpMeta | None:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.first()
+
+    def last(self) -> OpMeta | None:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.last()
+
+    def lsn_at(self, time_ns: TimeNs) -> Lsn:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.lsn_at(time_ns)
+
+    def op(self, lsn: Lsn) -> OpMeta | None:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.op(lsn)
+
+    def ops(self, start: Lsn, stop: Lsn) -> Iterator[OpMeta]:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            yield from snapshot.ops(start, stop)
+
+    def state(self, node: NodeId, lsn: Lsn) -> NodeState | None:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.state(node, lsn)
+
+    def child(self, directory: NodeId, name: bytes, lsn: Lsn) -> NodeId | None:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.child(directory, name, lsn)
+
+    def children(self, directory: NodeId, lsn: Lsn) -> Iterator[tuple[bytes, NodeId]]:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.children(directory, lsn)
+
+    def xattrs(self, node: NodeId, lsn: Lsn) -> dict[bytes, bytes]:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.xattrs(node, lsn)
+
+    def pieces(self, node: NodeId, lsn: Lsn, start: int, stop: int) -> list[Piece]:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.pieces(node, lsn, start, stop)
+
+    def read(self, node: NodeId, lsn: Lsn, start: int, stop: int) -> bytes:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.read(node, lsn, start, stop)
+
+    def names(self, node: NodeId, lsn: Lsn) -> list[tuple[NodeId, bytes]]:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.names(node, lsn)
+
+    def node_ops(self, node: NodeId, start: Lsn, stop: Lsn) -> Iterator[Lsn]:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            yield from snapshot.node_ops(node, start, stop)
+
+    def name_rows(self, directory: NodeId, name: bytes) -> Iterator[tuple[Lsn, NodeId]]:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            yield from snapshot.name_rows(directory, name)
+
+    def dead_names(self, directory: NodeId, lsn: Lsn) -> Iterator[tuple[bytes, NodeId, Lsn]]:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            yield from snapshot.dead_names(directory, lsn)
+
+    def dir_complete(self, directory: NodeId) -> bool:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.dir_complete(directory)
+
+    def base(self, node: NodeId) -> BaseState | None:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.base(node)
+
+    def region_seeded(self, node: NodeId, region: int) -> bool:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.region_seeded(node, region)
+
+    def node_by_inode(self, inode: int) -> NodeId | None:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.node_by_inode(inode)
+
+    def marks(self) -> list[tuple[str, Lsn, TimeNs]]:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.marks()
+
+    def points(self, start: Lsn, stop: Lsn, grade: str | None = None) -> Iterator[Point]:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            yield from snapshot.points(start, stop, grade)
+
+    def max_node(self) -> NodeId:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.max_node()
+
+    def stats(self) -> dict[str, int]:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.stats()
