@@ -96,11 +96,14 @@ def code_of_class(kind: type[Exception]) -> ExitCode:
     return next(_BY_CLASS[base] for base in kind.__mro__ if base in _BY_CLASS)
 
 
+_BY_WORD = {"busy": ExitCode.BUSY, "permissionerror": ExitCode.PERMISSION}
+
+
 def _code_of_kind(error: DaemonError) -> ExitCode:
-    """The daemon's word for an error is the name of its class, in any spelling, or "busy"."""
+    """The daemon's word for an error is the name of its class, in any spelling."""
     word = error.kind.replace("_", "").lower()
-    if word == "busy":
-        return ExitCode.BUSY
+    if word in _BY_WORD:
+        return _BY_WORD[word]
     for module in (fsd.errors, store.errors, timetravel.errors):
         for name, kind in vars(module).items():
             if name.lower() == word and isinstance(kind, type) and issubclass(kind, Exception):

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import NoReturn
 
 from console import daemon
 from console.control import Control, Json, connect_if_mounted
-from console.errors import ConsoleError, DaemonError, WrongUse
+from console.errors import ConsoleError, DaemonError, NotMounted, WrongUse
 from console.exit_codes import ExitCode
 from console.output import note, say, size_text
 from console.volumes import volume_of
@@ -103,9 +104,22 @@ def unmount(path: str, store_root: str | None) -> None:
         return
     with control:
         pid = control.daemon_pid
-        control.call("umount", on_progress=lambda progress: note(_progress_text(progress)))
+        # The daemon may be gone before its answer is; what counts is whether the mount is.
+        with contextlib.suppress(NotMounted):
+            control.call("umount")
     daemon.wait_gone(store, pid)
+    if _is_mounted(store):
+        raise NotMounted(
+            f"the daemon ended, but the mount at {store.config.mount_point} is still there",
+            f"cdpfs umount {store.config.mount_point}",
+        )
     say(f"unmounted  {store.config.mount_point}")
+
+
+def _is_mounted(store: Store) -> bool:
+    from fsd.mountpoint import FILESYSTEM_NAME, mounts
+
+    return (store.config.mount_point, FILESYSTEM_NAME) in mounts()
 
 
 def _existing(directory: str, wishes: Wishes) -> Store | None:
@@ -224,7 +238,8 @@ def _bring_up(store: Store) -> None:
     where = store.config.mount_point
     if daemon.clear_stale_mount(where):
         note(f"took away the dead mount at {where}, whose daemon was gone")
-    daemon.start(store, lambda progress: note(_progress_text(progress)))
+    with contextlib.closing(PhaseLine()) as line:
+        daemon.start(store, line.show)
 
 
 def run_in_foreground(store: Store) -> NoReturn:
@@ -303,6 +318,24 @@ def _seeding(status: Json) -> str:
     )
 
 
-def _progress_text(progress: Json) -> str:
-    text = progress.get("message")
-    return str(text) if text else ", ".join(f"{key} {value}" for key, value in progress.items())
+class PhaseLine:
+    """What a starting daemon is busy with: one line that changes, or a line for each phase."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._phase: object = None
+
+    def show(self, progress: Json) -> None:
+        """Say how far it is."""
+        phase = progress.get("phase")
+        counts = ", ".join(f"{value} {key}" for key, value in progress.items() if key != "phase")
+        if self._is_terminal:
+            print(f"\r\x1b[K{phase}: {counts}", end="", file=sys.stderr, flush=True)
+        elif phase != self._phase:
+            note(f"{phase} ...")
+        self._phase = phase
+
+    def close(self) -> None:
+        """The line has served."""
+        if self._is_terminal and self._phase is not None:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
