@@ -1,0 +1,201 @@
+"""Adopting: giving a NodeId to what was in the directory before cdpfs saw it.
+
+Duty: turn (directory, name) into a `Node`, from memory, from the journal, or, when neither knows
+the name, by logging an ADOPT op. Loop's thread only; every method is one synchronous section.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, field
+
+from fsd.names import Names
+from fsd.nodes import Node, NodeTable
+from store.format import CHUNK_BYTES, Kind
+from store.intake import Intake
+from store.ops import Adopted, encode_entry
+from store.types import ROOT, Lsn, NodeId
+
+HIDDEN = b".cdpfs-keep"
+"""Directory at the root of the covered tree for files that wait to be seeded after their unlink."""
+
+
+@dataclass
+class Unseeded:
+    """Base content of a node that is not (or not wholly) in the journal yet.
+
+    `size_bytes` is its size at `since`; `done` holds the numbers of seeded chunks that the index
+    may not know yet; `lsn` is the newest op about it.
+    """
+
+    since: int
+    size_bytes: int
+    lsn: int
+    done: set[int] = field(default_factory=set)
+    complete: bool = False
+
+    @property
+    def regions(self) -> int:
+        """Number of chunks."""
+        return -(-self.size_bytes // CHUNK_BYTES)
+
+
+class Adopter:
+    """Names of the live tree as nodes.
+
+    `since` is the LSN of this session's MOUNT op, `first` that of the volume's first session, which
+    began at `protected_ns`. `all_seeded`: nothing is left to adopt or to seed.
+    """
+
+    def __init__(self, intake: Intake, nodes: NodeTable, names: Names) -> None:
+        self._intake = intake
+        self._nodes = nodes
+        self._names = names
+        self.since = Lsn(1)
+        self.first = Lsn(1)
+        self.protected_ns = 0
+        self.all_seeded = False
+        self.unseeded: dict[int, Unseeded] = {}
+        self.adopted_files = 0
+        self.adopted_bytes = 0
+
+    def resolve(self, parent: Node, name: bytes) -> Node | None:
+        """The node under a name of the live tree; None when there is nothing."""
+        known = self._nodes.child(parent, name)
+        if known is not None:
+            return known
+        if parent.id == ROOT and name == HIDDEN:
+            return None
+        node_id = self._names.child(parent.id, name)
+        dir_fd = self._nodes.dir_fd(parent)
+        try:
+            status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        if node_id is None:
+            return self._adopt(parent, name, status)
+        return self._enter(node_id, parent, name, status)
+
+    def _enter(self, node_id: NodeId, parent: Node, name: bytes, status: os.stat_result) -> Node:
+        """The node in memory; what is still to be seeded of it is looked up."""
+        known = self._nodes.by_id.get(node_id)
+        if known is not None:
+            if not known.linked:
+                self._nodes.move(known, parent, name)
+            return known
+        node = self._nodes.add(node_id, parent, name, stat.S_ISDIR(status.st_mode))
+        if stat.S_ISREG(status.st_mode):
+            node.privileged = bool(status.st_mode & (stat.S_ISUID | stat.S_ISGID))
+            if not self.all_seeded:
+                node.unseeded = self.unseeded_of(node_id)
+        return node
+
+    def unseeded_of(self, node_id: NodeId) -> Unseeded | None:
+        """What is left to seed of a node, None when nothing is."""
+        known = self.unseeded.get(node_id)
+        if known is not None:
+            return None if known.complete else known
+        base = self._names.base(node_id)
+        if base is None or base.complete:
+            return None
+        found = Unseeded(base.since, base.size_bytes, 0)
+        self.unseeded[node_id] = found
+        return found
+
+    def _adopt(self, parent: Node, name: bytes, status: os.stat_result) -> Node:
+        """Log what was found under a name, and enter it."""
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            known = self._names.node_by_inode(status.st_ino)
+            if known is not None:
+                since = self._since(status)
+                lsn = self._intake.append(
+                    Kind.ADOPT_NAME, known, since, encode_entry(parent.id, name)
+                )
+                self._names.set(parent.id, name, known, lsn)
+                return self._enter(known, parent, name, status)
+        node_id = self._names.new_node()
+        self.log_adoption(node_id, parent, name, status, self._since(status))
+        return self._enter(node_id, parent, name, status)
+
+    def _since(self, status: os.stat_result) -> Lsn:
+        """Was it there when protection began? Its inode has not changed since, then it was."""
+        return self.first if status.st_ctime_ns <= self.protected_ns else self.since
+
+    def log_adoption(
+        self,
+        node_id: NodeId,
+        parent: Node | None,
+        name: bytes,
+        status: os.stat_result,
+        since: Lsn,
+        flags: int = 0,
+    ) -> None:
+        """Log that this is what stands under a name, since op `since`."""
+        adopted = self._describe(parent, name, status)
+        lsn = self._intake.append(Kind.ADOPT, node_id, since, adopted.encode(), flags)
+        if parent is not None:
+            self._names.set(parent.id, name, node_id, lsn)
+        if stat.S_ISREG(status.st_mode):
+            self.adopted_files += 1
+            if status.st_nlink > 1:
+                self._names.set_inode(status.st_ino, node_id, lsn)
+            if status.st_size:
+                self.unseeded[node_id] = Unseeded(since, status.st_size, lsn)
+                self.all_seeded = False
+                self.adopted_bytes += status.st_size
+
+    def _describe(self, parent: Node | None, name: bytes, status: os.stat_result) -> Adopted:
+        if parent is None:
+            path, parent_id = b"/proc/self/fd/%d" % self._nodes.root.fd, NodeId(0)
+        else:
+            path = b"/proc/self/fd/%d/%b" % (self._nodes.dir_fd(parent), name)
+            parent_id = parent.id
+        is_link = stat.S_ISLNK(status.st_mode)
+        return Adopted(
+            parent=parent_id,
+            name=name,
+            mode=status.st_mode,
+            uid=status.st_uid,
+            gid=status.st_gid,
+            rdev=status.st_rdev,
+            size_bytes=status.st_size if stat.S_ISREG(status.st_mode) or is_link else 0,
+            atime_ns=status.st_atime_ns,
+            mtime_ns=status.st_mtime_ns,
+            ctime_ns=status.st_ctime_ns,
+            inode=status.st_ino,
+            links=1 if stat.S_ISDIR(status.st_mode) else status.st_nlink,
+            target=os.readlink(path) if is_link else b"",
+            xattrs=read_xattrs(path, follow=parent is None),
+        )
+
+    def mark_dir_seeded(self, node: Node) -> None:
+        """Every name of the directory is adopted."""
+        self._intake.append(Kind.DIR_SEEDED, node.id)
+
+    def purge(self) -> None:
+        """Drop what the index knows by now."""
+        indexed = self._names.indexed_lsn
+        gone = [
+            node_id
+            for node_id, state in self.unseeded.items()
+            if state.complete and state.lsn <= indexed
+        ]
+        for node_id in gone:
+            del self.unseeded[node_id]
+
+
+def read_xattrs(path: bytes, follow: bool) -> tuple[tuple[bytes, bytes], ...]:
+    """All extended attributes; () where the file system has none."""
+    try:
+        names = os.listxattr(path, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
+            return ()
+        raise
+    if not names:
+        return ()
+    return tuple(
+        (os.fsencode(name), os.getxattr(path, name, follow_symlinks=follow)) for name in names
+    )

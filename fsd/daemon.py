@@ -1,0 +1,302 @@
+"""The daemon of one volume: from the store's lock to the mount, and back in order.
+
+Duty: the order of things at the beginning (lock, intake log, indexer, recovery, external changes,
+mount) and at the end (unmount, times, checkpoint, CLEAN, indexer, lock). One trio loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyfuse3
+import trio
+
+from fsd.control import Control
+from fsd.errors import FsdError
+from fsd.external import ExternalChanges
+from fsd.handshake import Handshake
+from fsd.housekeeping import Housekeeper
+from fsd.mountpoint import check_directory, check_fuse, check_reserved, mount_options, mounts
+from fsd.operations import Operations
+from fsd.recovery import Recovery, last_checkpoint
+from fsd.session import Session
+from fsd.snapshots import Snapshots
+from fsd.supervisor import Supervisor
+from fsd.unmount import unmount
+from store.errors import StoreError
+from store.format import Kind
+from store.intake import Intake
+from store.journal import Journal
+from store.statepage import StatePage
+from store.tail import EndOfLog, IntakeTail
+from store.types import ROOT, Lsn, TimeNs
+from store.volume import Store
+from timetravel.errors import TimetravelError
+
+log = logging.getLogger("fsd")
+
+
+class Starter:
+    """Whoever waits for the mount to answer: a pipe with JSON lines."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def say(self, message: dict[str, Any]) -> None:
+        """One line; nobody listening is fine."""
+        if self._fd >= 0:
+            try:
+                os.write(self._fd, json.dumps(message).encode() + b"\n")
+            except OSError:
+                self.finish()
+
+    def finish(self) -> None:
+        """Nothing more will be said."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def main() -> None:
+    """Run the daemon; exits 0 after an unmount, 1 when it could not start or had to give up."""
+    parser = argparse.ArgumentParser(prog="python -m fsd", description=__doc__)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--ready-fd", type=int, default=-1)
+    options = parser.parse_args()
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    starter = Starter(options.ready_fd)
+    if options.ready_fd >= 0:
+        os.set_inheritable(options.ready_fd, False)
+    try:
+        _prepare_process()
+        trio.run(_run, options.store, starter)
+    except* (FsdError, StoreError, TimetravelError, OSError) as group:
+        error = _first(group)
+        log.error("%s; %s", error, getattr(error, "hint", ""))
+        starter.say({"ok": False, "error": _describe(error)})
+        sys.exit(1)
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+def _describe(error: BaseException) -> dict[str, str]:
+    return {
+        "kind": type(error).__name__,
+        "message": str(error),
+        "hint": str(getattr(error, "hint", "")),
+    }
+
+
+def _prepare_process() -> None:
+    """The caller's umask must not touch modes, and descriptors must not run out."""
+    os.umask(0)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _run(root: Path, starter: Starter) -> None:
+    store = Store.open(root)
+    lock = store.lock()
+    try:
+        await _serve(store, starter)
+    finally:
+        os.close(lock)
+
+
+async def _serve(store: Store, starter: Starter) -> None:
+    directory, mount_point = store.config.directory, store.config.mount_point
+    check_directory(directory)
+    check_fuse()
+    root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    check_reserved(root_fd)
+    page = StatePage(store.state_path)
+    page.reset()
+    page.fsd_pid = os.getpid()
+    supervisor = Supervisor(store, page)
+    async with trio.open_nursery() as nursery:
+        end = await trio.to_thread.run_sync(_end_of_log, store)
+        page.appended_lsn = page.applied_lsn = end.lsn
+        await nursery.start(supervisor.run)
+        await supervisor.wait_ready(end.lsn)
+        journal = Journal(store)
+        with journal.snapshot() as snapshot:
+            indexed = snapshot.indexed_lsn
+            last = snapshot.last()
+        intake = Intake.open(store, end, indexed)
+        if last is not None and last.time_ns > intake.time_ns:
+            intake.time_ns = TimeNs(last.time_ns)
+        session = Session(store, page, intake, journal, supervisor, root_fd)
+        keeper = Housekeeper(session)
+        intake.prepare_next(Lsn(0))
+        await _begin(session, indexed, starter, keeper)
+        try:
+            await _mounted(session, mount_point, starter, keeper)
+        finally:
+            with trio.CancelScope(shield=True):
+                await _finish(session, keeper)
+        nursery.cancel_scope.cancel()
+
+
+def _end_of_log(store: Store) -> EndOfLog:
+    tail = IntakeTail(store)
+    try:
+        return tail.end_of_log()
+    finally:
+        tail.close()
+
+
+async def _begin(session: Session, end: Lsn, starter: Starter, keeper: Housekeeper) -> None:
+    """Start the session in the log: a first one, or one that goes on after an earlier."""
+    payload = _describe_session()
+    adopter = session.adopter
+    if not end:
+        adopter.protected_ns = time.time_ns()
+        adopter.since = adopter.first = session.intake.append(Kind.MOUNT, 0, 0, payload)
+        root = session.nodes.root
+        adopter.log_adoption(ROOT, None, b"", os.fstat(root.fd), adopter.since)
+        session.names.used_node(ROOT)
+        return
+    with session.journal.snapshot() as snapshot:
+        first, last = snapshot.first(), snapshot.last()
+        checkpoint = last_checkpoint(snapshot, end)
+    assert first is not None
+    assert last is not None
+    clean = last.kind == Kind.CLEAN
+    if not clean:
+        starter.say({"progress": {"phase": "recovery", "ops": end - checkpoint}})
+        await trio.to_thread.run_sync(_recover, session, end, checkpoint)
+    adopter.protected_ns = first.time_ns
+    adopter.first = first.lsn
+    adopter.since = session.intake.append(Kind.MOUNT, 0, 0, payload)
+    await _find_external_changes(session, end, last.offset if clean else 0, starter, keeper)
+
+
+def _describe_session() -> bytes:
+    """The payload of MOUNT."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    return json.dumps({"version": 1, "boot": boot, "time_ns": time.time_ns()}).encode()
+
+
+def _recover(session: Session, end: Lsn, checkpoint: Lsn) -> None:
+    recovery = Recovery(session.journal, session.root_fd, end)
+    recovery.run(checkpoint)
+    log.info("recovery from LSN %d to %d: %d repairs", checkpoint, end, len(recovery.repairs))
+    for repair in recovery.repairs[:100]:
+        log.info("repaired: %s", repair)
+
+
+async def _find_external_changes(
+    session: Session, end: Lsn, ended_ns: int, starter: Starter, keeper: Housekeeper
+) -> None:
+    async def report(seen: int) -> None:
+        starter.say({"progress": {"phase": "external changes", "seen": seen}})
+        await trio.lowlevel.checkpoint()
+
+    search = ExternalChanges(session, end, ended_ns, report)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await search.run()
+        nursery.cancel_scope.cancel()
+    if search.found:
+        log.info("%d external changes found and logged", search.found)
+
+
+async def _mounted(
+    session: Session, mount_point: str, starter: Starter, keeper: Housekeeper
+) -> None:
+    """Mount, serve until unmounted or told to stop."""
+    snapshots = Snapshots(session)
+    handshake = Handshake(mount_point, mount_options(session.store.config.name))
+    try:
+        pyfuse3.init(Operations(session, snapshots, handshake), handshake.device, set())
+        _calm_collector()
+        control = Control(session, snapshots)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keeper.run)
+            nursery.start_soon(control.run)
+            nursery.start_soon(_seed, session)
+            nursery.start_soon(_stop_on_signal)
+            nursery.start_soon(_announce, session, mount_point, starter)
+            await pyfuse3.main(min_tasks=4)
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            pyfuse3.close(unmount=False)
+            await _leave(mount_point)
+
+
+async def _announce(session: Session, mount_point: str, starter: Starter) -> None:
+    """Tell the starter as soon as the mount answers."""
+    await trio.to_thread.run_sync(os.stat, mount_point)
+    log.info("mounted at %s, store %s", mount_point, session.store.root)
+    starter.say({"ok": True, "pid": os.getpid(), "lsn": session.intake.lsn})
+    starter.finish()
+
+
+async def _seed(session: Session) -> None:
+    session.seeder.rate_bytes_s = session.store.config.seed_rate_bytes_s
+    try:
+        await session.seeder.run()
+    except (OSError, StoreError):
+        log.exception("seeding stopped; it goes on at the next mount")
+
+
+async def _stop_on_signal() -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("told to stop by signal %d", number)
+            pyfuse3.terminate()
+            return
+
+
+async def _leave(mount_point: str) -> None:
+    """Take away what is still mounted there of ours (after a signal; lazily if in use)."""
+    if any(place == mount_point and kind == "fuse.cdpfs" for place, kind in mounts()):
+        try:
+            await unmount(mount_point, lazily=True)
+        except FsdError as error:
+            log.error("%s", error)
+
+
+async def _finish(session: Session, keeper: Housekeeper) -> None:
+    """End in order: everything applied, on disk, indexed, and said so."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await keeper.checkpoint()
+        await session.wait_for_room()
+        # The clock's time, not the log's: it is compared with the ctimes of files.
+        lsn = session.intake.append(Kind.CLEAN, 0, time.time_ns())
+        await session.flusher.durable(lsn)
+        await session.wait_indexed(lsn)
+        nursery.cancel_scope.cancel()
+    await session.supervisor.stop()
+    session.names.close()
+    session.journal.close()
+    session.intake.close()
+    session.store.socket_path.unlink(missing_ok=True)
+    log.info("ended in order at LSN %d", session.intake.lsn)
+
+
+def _calm_collector() -> None:
+    """Full collections would stall requests; what stays for ever needs none."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

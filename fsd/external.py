@@ -1,0 +1,229 @@
+"""What happened to the backing tree while cdpfs was not mounted over it.
+
+Duty: before a mount, compare the whole tree with the journal's newest state and log the
+differences as external changes, so that nothing is silently missing from history. Runs before the
+mount, on the loop's thread, and gives way only to progress messages.
+
+What gives a change away: kind, size, mtime, mode, owner, device number and target; and, for a tree
+that was unmounted in order, a ctime later than that. Names that the journal never had in a
+directory whose listing it does not have completely are left to seeding.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Awaitable, Callable
+
+from fsd.adopt import HIDDEN, read_xattrs
+from fsd.nodes import Node
+from fsd.session import Session
+from store.errors import NotSeeded
+from store.format import Flag, Kind
+from store.journal import NodeState
+from store.ops import SET_GID, SET_MODE, SET_MTIME, SET_UID, Attributes
+from store.types import ROOT, Lsn, NodeId
+from timetravel.view import View
+
+SNAPSHOTS = b".snapshots"
+REPORT_EVERY = 2000
+
+
+class ExternalChanges:
+    """One search. `found` counts the changes that were logged."""
+
+    def __init__(
+        self,
+        session: Session,
+        end: Lsn,
+        ended_ns: int,
+        report: Callable[[int], Awaitable[None]],
+    ) -> None:
+        self._session = session
+        self._view = View(session.journal, end)
+        self._ended_ns = ended_ns
+        self._report = report
+        self._seen = 0
+        self.found = 0
+
+    async def run(self) -> None:
+        """Search the whole tree."""
+        root = self._session.nodes.root
+        self._compare(root, self._view.root(), os.fstat(root.fd))
+        waiting = [root]
+        while waiting:
+            waiting += await self._directory(waiting.pop())
+
+    async def _directory(self, directory: Node) -> list[Node]:
+        """Compare one directory's entries; returns its subdirectories that stayed."""
+        session = self._session
+        fd = session.nodes.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            present = {os.fsencode(name) for name in os.listdir(fd)}
+        finally:
+            os.close(fd)
+        if directory.id == ROOT:
+            present.discard(HIDDEN)
+        known, complete = self._known(directory, present)
+        below = []
+        for name in sorted(known.keys() - present):
+            await self._count()
+            self._gone(directory.id, name, known[name])
+        for name in sorted(present):
+            await self._count()
+            if name in known:
+                node = self._kept(directory, name, known[name])
+            else:
+                node = self._new(directory, name) if complete else None
+            if node is not None:
+                below.append(node)
+        directory.uses = max(directory.uses, 0)
+        return below
+
+    async def _count(self) -> None:
+        await self._session.wait_for_room()
+        self._seen += 1
+        if self._seen % REPORT_EVERY == 0:
+            await self._report(self._seen)
+
+    def _known(self, directory: Node, present: set[bytes]) -> tuple[dict[bytes, NodeId], bool]:
+        """The journal's entries; of an incomplete listing, those whose names are there."""
+        try:
+            return dict(self._view.entries(directory.id)), True
+        except NotSeeded:
+            pass
+        known = {}
+        for name in present:
+            try:
+                state = self._view.lookup(directory.id, name)
+            except NotSeeded:
+                continue
+            if state is not None:
+                known[name] = state.node
+        return known, False
+
+    def _gone(self, directory: NodeId, name: bytes, node: NodeId) -> None:
+        """A name was taken away, with everything below it."""
+        state = self._view.state(node)
+        flags = int(Flag.EXTERNAL)
+        if stat.S_ISDIR(state.mode):
+            flags |= Flag.DIRECTORY
+            try:
+                below = self._view.entries(node)
+            except NotSeeded:
+                below = []
+            for inner, child in below:
+                self._gone(node, inner, child)
+        self._log(Kind.UNLINK, node, directory, name, flags)
+        self._session.names.set(directory, name, 0, self._session.intake.lsn)
+
+    def _new(self, directory: Node, name: bytes) -> Node | None:
+        """A name came; what is below a new directory is found by seeding."""
+        node = self._session.adopter.resolve(directory, name)
+        self.found += 1
+        if node is not None:
+            self._session.nodes.drop_if_unused(node)
+        return None
+
+    def _kept(self, directory: Node, name: bytes, node_id: NodeId) -> Node | None:
+        """A name that is there and was there; returns its node if it is a directory."""
+        session = self._session
+        dir_fd = session.nodes.dir_fd(directory)
+        status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        state = self._view.state(node_id)
+        if stat.S_IFMT(status.st_mode) != stat.S_IFMT(state.mode):
+            self._gone(directory.id, name, node_id)
+            return self._new(directory, name)
+        node = session.adopter.resolve(directory, name)
+        assert node is not None
+        self._compare(node, state, status)
+        if node.is_dir:
+            return node
+        session.nodes.drop_if_unused(node)
+        return None
+
+    # --- one node ----------------------------------------------------------------------------
+
+    def _compare(self, node: Node, state: NodeState, status: os.stat_result) -> None:
+        regular = stat.S_ISREG(status.st_mode)
+        content = regular and (
+            status.st_size != state.size_bytes or status.st_mtime_ns != state.mtime_ns
+        )
+        suspicious = bool(self._ended_ns) and status.st_ctime_ns > self._ended_ns
+        if stat.S_ISLNK(status.st_mode):
+            content = status.st_size != state.size_bytes or (
+                suspicious and os.readlink(self._session.nodes.magic_path(node)) != state.target
+            )
+        elif not regular and not node.is_dir:
+            content = status.st_rdev != state.rdev
+        if content or (regular and suspicious and not self._same_content(node, state)):
+            self._changed(node, status)
+            return
+        self._compare_attributes(node, state, status, suspicious)
+
+    def _same_content(self, node: Node, state: NodeState) -> bool:
+        """Somebody changed the inode but neither size nor mtime: compare the bytes.
+
+        Content that was never seeded can't be compared: it counts as changed.
+        """
+        fd = self._session.nodes.open(node, os.O_RDONLY)
+        try:
+            for at in range(0, state.size_bytes, 1 << 20):
+                if os.pread(fd, 1 << 20, at) != self._view.read(state.node, at, 1 << 20):
+                    return False
+        except NotSeeded:
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+    def _changed(self, node: Node, status: os.stat_result) -> None:
+        """New content: the node begins anew with what is there now."""
+        session = self._session
+        since = session.adopter.since
+        assert node.parent is not None
+        session.adopter.log_adoption(
+            node.id, node.parent, node.name, status, since, int(Flag.EXTERNAL)
+        )
+        node.unseeded = session.adopter.unseeded_of(node.id)
+        self.found += 1
+
+    def _compare_attributes(
+        self, node: Node, state: NodeState, status: os.stat_result, suspicious: bool
+    ) -> None:
+        mask = 0
+        if stat.S_IMODE(status.st_mode) != stat.S_IMODE(state.mode):
+            mask |= SET_MODE
+        if status.st_uid != state.uid:
+            mask |= SET_UID
+        if status.st_gid != state.gid:
+            mask |= SET_GID
+        if status.st_mtime_ns != state.mtime_ns:
+            mask |= SET_MTIME
+        if mask:
+            wanted = Attributes(
+                mask,
+                stat.S_IMODE(status.st_mode),
+                status.st_uid,
+                status.st_gid,
+                status.st_atime_ns,
+                status.st_mtime_ns,
+            )
+            self._log(Kind.SETATTR, node.id, 0, wanted.encode(), int(Flag.EXTERNAL))
+        if suspicious:
+            self._compare_xattrs(node)
+
+    def _compare_xattrs(self, node: Node) -> None:
+        nodes = self._session.nodes
+        follow = nodes.has_fd_path(node)
+        have = dict(read_xattrs(nodes.magic_path(node), follow))
+        had = self._view.xattrs(node.id)
+        for name in had.keys() - have.keys():
+            self._log(Kind.REMOVEXATTR, node.id, 0, name, int(Flag.EXTERNAL))
+        for name, value in have.items():
+            if had.get(name) != value:
+                self._log(Kind.SETXATTR, node.id, len(name), name + value, int(Flag.EXTERNAL))
+
+    def _log(self, kind: Kind, node: NodeId, offset: int, payload: bytes, flags: int) -> None:
+        self._session.intake.append(kind, node, offset, payload, flags)
+        self.found += 1

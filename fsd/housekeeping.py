@@ -1,0 +1,139 @@
+"""What goes on behind the requests: times, flushes, checkpoints, ring files.
+
+Duty: tell the indexer what it may take, make the log durable once a second, write deferred mtimes
+to the backing tree, put the backing tree on disk and note it (CHECKPOINT), and have the next ring
+file ready before the current one is full. Loop's thread; what blocks runs in worker threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import time
+
+import trio
+
+from fsd.session import Session
+from store.errors import StoreError
+from store.format import Kind
+from store.types import Lsn
+
+log = logging.getLogger(__name__)
+
+PUBLISH_S = 0.02
+FLUSH_S = 1.0
+"""After so long at most a write is safe from a power cut without any fsync."""
+CHECKPOINT_S = 30.0
+TIMES_SLICE = 64
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Housekeeper:
+    """The periodic tasks of a session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def run(self) -> None:
+        """Run all of them until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._publish)
+            nursery.start_soon(self._flush)
+            nursery.start_soon(self._keep_room)
+            nursery.start_soon(self._checkpoints)
+
+    async def _publish(self) -> None:
+        session = self._session
+        while True:
+            before = time.monotonic_ns()
+            await trio.sleep(PUBLISH_S)
+            late = time.monotonic_ns() - before - int(PUBLISH_S * 1e9)
+            session.worst_loop_delay_ns = max(session.worst_loop_delay_ns, late)
+            session.publish()
+
+    async def _flush(self) -> None:
+        session = self._session
+        while True:
+            await trio.sleep(FLUSH_S)
+            await self.apply_times()
+            session.adopter.purge()
+            if session.intake.durable_lsn < session.intake.lsn:
+                try:
+                    await session.flusher.durable(session.intake.lsn)
+                except (OSError, StoreError) as error:
+                    log.error("the intake log can't be made durable: %s", error)
+
+    async def apply_times(self) -> None:
+        """Write the deferred mtimes of all nodes to the backing tree."""
+        session = self._session
+        for count, node in enumerate(tuple(session.capture.touched.values())):
+            if not node.linked and not node.uses:
+                session.capture.touched.pop(node.id, None)
+                node.touched_ns = 0
+            else:
+                try:
+                    session.capture.apply_times(node)
+                except OSError as error:
+                    log.info("mtime of node %d: %s", node.id, error)
+            session.nodes.drop_if_unused(node)
+            if count % TIMES_SLICE == TIMES_SLICE - 1:
+                await trio.lowlevel.checkpoint()
+
+    async def _checkpoints(self) -> None:
+        session = self._session
+        while True:
+            await trio.sleep(CHECKPOINT_S)
+            if session.checkpointed < session.intake.lsn - 1:
+                await self.checkpoint()
+
+    async def checkpoint(self) -> None:
+        """Put the backing tree on disk as of now, and say so in the log."""
+        session = self._session
+        await self.apply_times()
+        upto = session.intake.lsn
+        try:
+            await trio.to_thread.run_sync(syncfs, session.root_fd)
+        except OSError as error:
+            log.error("the backing tree can't be synced: %s", error)
+            return
+        if session.intake.has_room():
+            session.intake.append(Kind.CHECKPOINT, 0, upto)
+        session.checkpointed = Lsn(max(session.checkpointed, upto))
+
+    async def _keep_room(self) -> None:
+        """Have a ring file ready to go on in; wake those who wait for room."""
+        session = self._session
+        intake = session.intake
+        while True:
+            if intake.needs_next:
+                await self._prepare_next()
+            if intake.has_room():
+                async with session.room:
+                    session.room.notify_all()
+            session.room_wanted = trio.Event()
+            with trio.move_on_after(0.25 if not intake.needs_next else 0.02):
+                await session.room_wanted.wait()
+
+    async def _prepare_next(self) -> None:
+        session = self._session
+        safe = Lsn(min(session.page.indexed_lsn, session.checkpointed))
+        try:
+            if await trio.to_thread.run_sync(session.intake.prepare_next, safe):
+                return
+        except (OSError, StoreError) as error:
+            log.error("no new ring file: %s", error)
+            await trio.sleep(0.5)
+            return
+        # All files hold ops that somebody still needs: hurry both of them up.
+        session.publish()
+        session.supervisor.poke()
+        if session.checkpointed < session.page.indexed_lsn:
+            await self.checkpoint()
+
+
+def syncfs(fd: int) -> None:
+    """syncfs(2): everything of this file system is on disk when it returns."""
+    if _libc.syncfs(fd):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

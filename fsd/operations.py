@@ -1,0 +1,505 @@
+"""The requests of the kernel, one handler each.
+
+Duty: decide whether a request is about the live tree or about the past (`fsd/snapshots.py`), see
+to it that old content is in the log before it is destroyed, and hand changes to `fsd/capture.py`.
+Handlers run on the loop's thread and concurrently wherever they await: what was looked up before
+an await is looked up again after it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from typing import Any
+
+import pyfuse3
+from pyfuse3 import FUSEError
+
+from fsd.adopt import HIDDEN
+from fsd.attributes import entry_of, no_entry, statfs_of
+from fsd.capture import Handle
+from fsd.directory import OpenDirectory
+from fsd.guard import fuse_error, guarded
+from fsd.handshake import HANDSHAKE_NODE, Handshake
+from fsd.metadata import Metadata
+from fsd.nodes import Node
+from fsd.session import Session
+from fsd.snapshots import FIRST_PAST_INODE, SNAPSHOTS, Snapshots
+from store.format import Flag, Kind
+from store.ops import RENAME_EXCHANGE, RENAME_NOREPLACE, Created
+from store.types import ROOT, Lsn
+
+Entry = pyfuse3.EntryAttributes
+Context = pyfuse3.RequestContext
+
+MAX_NAME_BYTES = 255
+
+
+class Operations(pyfuse3.Operations):
+    """All handlers. File handles are descriptors; those of the past have numbers of their own."""
+
+    supports_dot_lookup = False
+    enable_acl = True
+
+    def __init__(self, session: Session, snapshots: Snapshots, handshake: Handshake) -> None:
+        super().__init__()
+        self.enable_writeback_cache = session.store.config.capture == "coalesced"
+        self._session = session
+        self._snapshots = snapshots
+        self._handshake = handshake
+        self._intake = session.intake
+        self._capture = session.capture
+        self._nodes = session.nodes
+        self._adopter = session.adopter
+        self._seeder = session.seeder
+        self._metadata = Metadata(session)
+        self._files: dict[int, Handle] = {}
+        self._directories: dict[int, OpenDirectory] = {}
+        self._synced_too = session.store.config.fsync == "both"
+
+    # --- finding ----------------------------------------------------------------------------
+
+    def _node(self, inode: int) -> Node:
+        node = self._nodes.by_id.get(inode)
+        if node is None:
+            raise FUSEError(errno.ESTALE)
+        return node
+
+    def _entry(self, node: Node) -> Entry:
+        return entry_of(self._nodes.stat(node), node.id, node.touched_ns)
+
+    def _answer(self, node: Node, status: os.stat_result | None = None) -> Entry:
+        """An entry that the kernel will remember: count it."""
+        entry = entry_of(status or self._nodes.stat(node), node.id, node.touched_ns)
+        node.lookups += 1
+        return entry
+
+    async def _ready(self) -> None:
+        """Before any change: there is room in the log."""
+        self._seeder.requests += 1
+        if not self._intake.has_room():
+            await self._session.wait_for_room()
+
+    def _actor(self, ctx: Context) -> Lsn:
+        return self._session.actors.lsn_of(ctx.pid, ctx.uid, ctx.gid)
+
+    @guarded
+    async def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> Entry:
+        """Find a name."""
+        if parent_inode >= FIRST_PAST_INODE:
+            return await self._snapshots.lookup(parent_inode, name)
+        parent = self._node(parent_inode)
+        if name == SNAPSHOTS:
+            return self._snapshots.entrance(parent.id)
+        await self._ready()
+        node = self._adopter.resolve(parent, name)
+        return no_entry() if node is None else self._answer(node)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """The kernel lets go of nodes. Also ends the handshake (see there)."""
+        for inode, count in inode_list:
+            if inode == HANDSHAKE_NODE:
+                self._handshake.finish()
+            elif inode >= FIRST_PAST_INODE:
+                self._snapshots.forget(inode, count)
+            elif (node := self._nodes.by_id.get(inode)) is not None:
+                node.lookups = max(node.lookups - count, 0)
+                self._nodes.drop_if_unused(node)
+
+    @guarded
+    async def getattr(self, inode: int, ctx: Context) -> Entry:
+        """Attributes."""
+        if inode >= FIRST_PAST_INODE:
+            return await self._snapshots.getattr(inode)
+        return self._entry(self._node(inode))
+
+    @guarded
+    async def readlink(self, inode: int, ctx: Context) -> bytes:
+        """Target of a symlink."""
+        if inode >= FIRST_PAST_INODE:
+            return await self._snapshots.readlink(inode)
+        node = self._node(inode)
+        if node.fd >= 0:
+            return os.fsencode(os.readlink(b"", dir_fd=node.fd))
+        return os.readlink(self._nodes.magic_path(node))
+
+    @guarded
+    async def statfs(self, ctx: Context) -> pyfuse3.StatvfsData:
+        """Space of the file system beneath."""
+        return statfs_of(self._session.root_fd)
+
+    # --- new names ----------------------------------------------------------------------------
+
+    def _place(self, inode: int, name: bytes) -> Node:
+        """The directory for a new name, which must be allowed there."""
+        if inode >= FIRST_PAST_INODE:
+            raise FUSEError(errno.EROFS)
+        if name == SNAPSHOTS or (inode == ROOT and name == HIDDEN):
+            raise FUSEError(errno.EPERM)
+        if len(name) > MAX_NAME_BYTES:
+            raise FUSEError(errno.ENAMETOOLONG)
+        return self._node(inode)
+
+    @guarded
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Context
+    ) -> Entry:
+        """A file, FIFO, socket or device."""
+        return await self._new(parent_inode, name, mode, ctx, rdev=rdev)
+
+    @guarded
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Context) -> Entry:
+        """A directory."""
+        return await self._new(parent_inode, name, mode | stat.S_IFDIR, ctx)
+
+    @guarded
+    async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: Context) -> Entry:
+        """A symbolic link."""
+        return await self._new(parent_inode, name, stat.S_IFLNK | 0o777, ctx, target=target)
+
+    async def _new(
+        self,
+        inode: int,
+        name: bytes,
+        mode: int,
+        ctx: Context,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> Entry:
+        await self._ready()
+        parent = self._place(inode, name)
+        created = self._created(parent, name, mode, ctx, rdev, target)
+        node, _ = self._capture.create(parent, created, self._actor(ctx))
+        if parent.default_acl:
+            self._metadata.log_inherited(node, created.mode)
+        return self._answer(node)
+
+    def _created(
+        self, parent: Node, name: bytes, mode: int, ctx: Context, rdev: int, target: bytes
+    ) -> Created:
+        """Owner and mode of a new node, by the rules of the parent directory."""
+        if self._adopter.resolve(parent, name) is not None:
+            raise FUSEError(errno.EEXIST)
+        above = os.fstat(self._nodes.dir_fd(parent))
+        gid = ctx.gid
+        if not self._metadata.has_default_acl(parent) and not stat.S_ISLNK(mode):
+            mode &= ~ctx.umask
+        if above.st_mode & stat.S_ISGID:
+            gid = above.st_gid
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        return Created(name, mode, ctx.uid, gid, rdev, target)
+
+    @guarded
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Context
+    ) -> tuple[pyfuse3.FileInfo, Entry]:
+        """Create and open a regular file."""
+        await self._ready()
+        parent = self._place(parent_inode, name)
+        known = self._adopter.resolve(parent, name)
+        if known is not None:
+            if flags & os.O_EXCL:
+                raise FUSEError(errno.EEXIST)
+            info = await self._open(known, flags, ctx)
+            return info, self._answer(known)
+        created = self._created(parent, name, mode | stat.S_IFREG, ctx, 0, b"")
+        actor = self._actor(ctx)
+        node, fd = self._capture.create(parent, created, actor, self._backing_flags(flags))
+        if parent.default_acl:
+            self._metadata.log_inherited(node, created.mode)
+        info = self._enter_handle(node, fd, flags, ctx)
+        return info, self._answer(node, os.fstat(fd))
+
+    @guarded
+    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Context) -> Entry:
+        """A further hard link."""
+        await self._ready()
+        parent = self._place(new_parent_inode, new_name)
+        if inode >= FIRST_PAST_INODE:
+            raise FUSEError(errno.EXDEV)
+        node = self._node(inode)
+        if self._adopter.resolve(parent, new_name) is not None:
+            raise FUSEError(errno.EEXIST)
+        self._capture.link(node, parent, new_name, self._actor(ctx))
+        return self._answer(node)
+
+    # --- names that go or move ------------------------------------------------------------------
+
+    def _existing(self, inode: int, name: bytes) -> tuple[Node, Node]:
+        """(directory, node) of a name that must be there."""
+        if inode >= FIRST_PAST_INODE:
+            raise FUSEError(errno.EROFS)
+        if name == SNAPSHOTS:
+            raise FUSEError(errno.EPERM)
+        parent = self._node(inode)
+        node = self._adopter.resolve(parent, name)
+        if node is None:
+            raise FUSEError(errno.ENOENT)
+        return parent, node
+
+    @guarded
+    async def unlink(self, parent_inode: int, name: bytes, ctx: Context) -> None:
+        """Remove a file."""
+        await self._ready()
+        parent, node = self._existing(parent_inode, name)
+        if node.is_dir:
+            raise FUSEError(errno.EISDIR)
+        keep_as = None
+        if node.unseeded is not None:
+            keep_as = await self._seeder.before_destroy(node)
+            parent, node = self._existing(parent_inode, name)
+        self._capture.unlink(parent, name, node, self._actor(ctx), keep_as)
+        self._let_go(node, keep_as)
+
+    def _let_go(self, node: Node, keep_as: tuple[int, bytes] | None) -> None:
+        if keep_as is not None:
+            self._seeder.kept(node)
+        self._nodes.drop_if_unused(node)
+
+    @guarded
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: Context) -> None:
+        """Remove a directory."""
+        await self._ready()
+        parent, node = self._existing(parent_inode, name)
+        if not node.is_dir:
+            raise FUSEError(errno.ENOTDIR)
+        self._capture.unlink(parent, name, node, self._actor(ctx), None)
+        self._nodes.drop_if_unused(node)
+
+    @guarded
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: Context,
+    ) -> None:
+        """Move a name, over another one or in exchange for it if so asked."""
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+            raise FUSEError(errno.EINVAL)
+        await self._ready()
+        keep_as = None
+        other = self._adopter.resolve(self._place(parent_inode_new, name_new), name_new)
+        if other is not None and other.unseeded is not None and not flags:
+            keep_as = await self._seeder.before_destroy(other)
+        parent, node = self._existing(parent_inode_old, name_old)
+        new_parent = self._place(parent_inode_new, name_new)
+        other = self._adopter.resolve(new_parent, name_new)
+        if other is not None and flags & RENAME_NOREPLACE:
+            raise FUSEError(errno.EEXIST)
+        if other is None and flags & RENAME_EXCHANGE:
+            raise FUSEError(errno.ENOENT)
+        if other is node:
+            return  # two names of one file: POSIX wants nothing done
+        self._capture.rename(
+            node,
+            (parent, name_old),
+            (new_parent, name_new),
+            other,
+            flags,
+            self._actor(ctx),
+            keep_as,
+        )
+        if other is not None and not flags & RENAME_EXCHANGE:
+            self._let_go(other, keep_as)
+
+    # --- attributes -----------------------------------------------------------------------------
+
+    @guarded
+    async def setattr(
+        self,
+        inode: int,
+        attr: Entry,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: Context,
+    ) -> Entry:
+        """Size, mode, owner, times."""
+        if inode >= FIRST_PAST_INODE:
+            raise FUSEError(errno.EROFS)
+        await self._ready()
+        node = self._node(inode)
+        actor = self._actor(ctx)
+        if fields.update_size:
+            if node.unseeded is not None:
+                await self._seeder.before_truncate(node, attr.st_size)
+            handle = self._files.get(fh) if fh is not None else None
+            fd = handle.fd if handle is not None and handle.writable else -1
+            self._metadata.drop_privileges(node, ctx.uid, actor)
+            self._capture.truncate(node, attr.st_size, actor, fd)
+        self._metadata.setattr(node, attr, fields, actor)
+        return self._entry(node)
+
+    @guarded
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Context) -> None:
+        """Set an extended attribute."""
+        if inode >= FIRST_PAST_INODE:
+            raise FUSEError(errno.EROFS)
+        await self._ready()
+        self._metadata.setxattr(self._node(inode), name, value, self._actor(ctx))
+
+    @guarded
+    async def removexattr(self, inode: int, name: bytes, ctx: Context) -> None:
+        """Remove an extended attribute."""
+        if inode >= FIRST_PAST_INODE:
+            raise FUSEError(errno.EROFS)
+        await self._ready()
+        self._metadata.removexattr(self._node(inode), name, self._actor(ctx))
+
+    @guarded
+    async def getxattr(self, inode: int, name: bytes, ctx: Context) -> bytes:
+        """Value of an extended attribute."""
+        if inode >= FIRST_PAST_INODE:
+            return await self._snapshots.getxattr(inode, name)
+        return self._metadata.getxattr(self._node(inode), name)
+
+    @guarded
+    async def listxattr(self, inode: int, ctx: Context) -> Sequence[bytes]:
+        """Names of the extended attributes."""
+        if inode >= FIRST_PAST_INODE:
+            return await self._snapshots.listxattr(inode)
+        return self._metadata.listxattr(self._node(inode))
+
+    # --- regular files --------------------------------------------------------------------------
+
+    def _backing_flags(self, flags: int) -> int:
+        """The kernel gives each write its offset and keeps O_DIRECT to itself; ours stay plain."""
+        access = flags & os.O_ACCMODE
+        # The kernel's write cache fills partly written pages by reading.
+        return os.O_RDWR if self.enable_writeback_cache and access == os.O_WRONLY else access
+
+    def _enter_handle(self, node: Node, fd: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        actor = self._actor(ctx) if writable else Lsn(0)
+        self._files[fd] = Handle(node, fd, actor, ctx.uid, writable)
+        self._files[fd].synchronous = bool(flags & (os.O_SYNC | os.O_DSYNC)) and writable
+        node.uses += 1
+        return pyfuse3.FileInfo(fh=fd, keep_cache=True)
+
+    @guarded
+    async def open(self, inode: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
+        """Open a regular file: one descriptor of the backing file for each open."""
+        if inode >= FIRST_PAST_INODE:
+            return await self._snapshots.open(inode, flags)
+        await self._ready()
+        return await self._open(self._node(inode), flags, ctx)
+
+    async def _open(self, node: Node, flags: int, ctx: Context) -> pyfuse3.FileInfo:
+        truncate = flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY
+        if truncate and node.unseeded is not None:
+            await self._seeder.before_truncate(node, 0)
+        fd = self._nodes.open(node, self._backing_flags(flags))
+        try:
+            if flags & os.O_ACCMODE != os.O_RDONLY:
+                self._metadata.look_for_capabilities(node, fd)
+            if truncate:
+                actor = self._actor(ctx)
+                self._metadata.drop_privileges(node, ctx.uid, actor)
+                self._capture.truncate(node, 0, actor, fd)
+            return self._enter_handle(node, fd, flags, ctx)
+        except BaseException:
+            if fd not in self._files:
+                os.close(fd)
+            raise
+
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        """Read: the live file from the backing tree."""
+        try:
+            if fh in self._files:
+                return os.pread(fh, size, off)
+            return await self._snapshots.read(fh, off, size)
+        except Exception as error:  # noqa: BLE001  (see guard; inlined on the hot path)
+            raise fuse_error(error) from None
+
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        """Write: logged, then made."""
+        try:
+            handle = self._files[fh]
+            self._seeder.requests += 1
+            if not self._intake.has_room():
+                await self._session.wait_for_room()
+            node = handle.node
+            if node.unseeded is not None:
+                await self._seeder.before_write(node, off, off + len(buf))
+            if node.privileged:
+                self._metadata.drop_privileges(node, handle.uid, handle.actor)
+            written = self._capture.write(handle, off, buf)
+            if handle.synchronous:
+                await self._session.flusher.durable(self._intake.lsn, handle.actor)
+            return written
+        except Exception as error:  # noqa: BLE001  (see guard; inlined on the hot path)
+            raise fuse_error(error) from None
+
+    async def flush(self, fh: int) -> None:
+        """close(2) of one of the descriptors: nothing is held back, so nothing is to be done."""
+
+    @guarded
+    async def release(self, fh: int) -> None:
+        """The last descriptor of an open is gone."""
+        handle = self._files.pop(fh, None)
+        if handle is None:
+            self._snapshots.release(fh)
+            return
+        os.close(handle.fd)
+        if handle.wrote:
+            await self._ready()
+            self._intake.append(Kind.CLOSE, handle.node.id, actor=handle.actor)
+        handle.node.uses -= 1
+        self._nodes.drop_if_unused(handle.node)
+
+    @guarded
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """fsync(2), fdatasync(2): the log is durable up to here when it returns."""
+        handle = self._files.get(fh)
+        if handle is None:
+            return
+        await self._ready()
+        flags = Flag.DATASYNC if datasync else 0
+        lsn = self._intake.append(Kind.FSYNC, handle.node.id, flags=flags, actor=handle.actor)
+        if self._synced_too:
+            await self._session.sync_backing(handle.fd)
+        await self._session.flusher.durable(lsn, handle.actor)
+
+    # --- directories ----------------------------------------------------------------------------
+
+    @guarded
+    async def opendir(self, inode: int, ctx: Context) -> int:
+        """Open a directory for listing."""
+        if inode >= FIRST_PAST_INODE:
+            return await self._snapshots.opendir(inode)
+        node = self._node(inode)
+        fd = self._nodes.open(node, os.O_RDONLY | os.O_DIRECTORY)
+        self._directories[fd] = OpenDirectory(node, fd)
+        node.uses += 1
+        return fd
+
+    @guarded
+    async def readdir(self, fh: int, start_id: int, token: Any) -> None:
+        """The next entries of a listing."""
+        directory = self._directories.get(fh)
+        if directory is None:
+            await self._snapshots.readdir(fh, start_id, token)
+            return
+        await self._ready()
+        await directory.reply(self._session, start_id, token)
+
+    @guarded
+    async def releasedir(self, fh: int) -> None:
+        """A listing is closed."""
+        directory = self._directories.pop(fh, None)
+        if directory is None:
+            self._snapshots.release(fh)
+            return
+        directory.close()
+        directory.node.uses -= 1
+        self._nodes.drop_if_unused(directory.node)
+
+    @guarded
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """fsync(2) of a directory: names are in the same log."""
+        await self._session.flusher.durable(self._intake.lsn)

@@ -1,0 +1,381 @@
+"""Seeding: the initial backup, beside the applications and on demand.
+
+Duty: bring base content (what was there before cdpfs) into the log: in the background by walking
+the tree, at once for a chunk that is about to change or be destroyed (I-3), and at once for what
+a view asks for. Loop's thread only: a chunk is read and logged in one synchronous section, so that
+no write can come between; each section takes about a millisecond, and others run between them.
+
+A chunk is in one of three states: in the index; in `Unseeded.done` (logged, maybe not indexed);
+neither. Only the last kind is logged, so no chunk is ever logged twice with different content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import trio
+
+from fsd.adopt import HIDDEN, Adopter, Unseeded
+from fsd.names import Names
+from fsd.nodes import Node, NodeTable
+from store.format import CHUNK_BYTES, Flag, Kind
+from store.intake import Intake
+from store.journal import NotSeeded
+from store.types import ROOT, NodeId
+
+log = logging.getLogger(__name__)
+
+SLICE_S = 0.002
+"""The background walk gives way to requests at least this often."""
+
+INLINE_CHUNKS = 4
+"""A file of more unseeded chunks is not seeded before its unlink, but kept in the hidden place."""
+
+_READ_FLAGS = os.O_RDONLY | (os.O_NOATIME if os.geteuid() == 0 else 0)
+
+DEMAND_FILE_BYTES = 4 << 20
+"""When a view asks for a file, so much of it is seeded in one go."""
+
+
+class Seeder:
+    """The seeding of one volume."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        nodes: NodeTable,
+        names: Names,
+        adopter: Adopter,
+        wait_for_room: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._intake = intake
+        self._nodes = nodes
+        self._names = names
+        self._adopter = adopter
+        self._wait_for_room = wait_for_room
+        self._hidden_fd = -1
+        self._kept: dict[int, Node] = {}
+        self.rate_bytes_s = 0
+        self.done_bytes = 0
+        self.done_files = 0
+        self.unreadable = 0
+        """Files that this process may not read, or that the disk refuses to give."""
+        self.requests = 0
+        """Grows with each request of the applications: the walk yields while it does."""
+
+    # --- one chunk --------------------------------------------------------------------------
+
+    def _is_seeded(self, node_id: NodeId, state: Unseeded, region: int) -> bool:
+        return region in state.done or self._names.region_seeded(node_id, region)
+
+    def _log_chunk(self, node_id: NodeId, state: Unseeded, region: int, fd: int) -> None:
+        """Read a chunk of the backing file and log it. No await in here."""
+        start = region * CHUNK_BYTES
+        length = min(CHUNK_BYTES, state.size_bytes - start)
+        data = b""
+        if has_data(fd, start, length):
+            data = os.pread(fd, length, start)
+            if len(data) < length:  # shorter than when it was adopted: an outside hand
+                data += bytes(length - len(data))
+        last = len(state.done) + 1 == state.regions
+        flags = Flag.LAST if last else 0
+        state.lsn = self._intake.append(Kind.BASE, node_id, start, data, flags)
+        state.done.add(region)
+        self.done_bytes += length
+        if last:
+            self._finish(node_id, state)
+
+    def _finish(self, node_id: NodeId, state: Unseeded) -> None:
+        state.complete = True
+        self.done_files += 1
+        node = self._nodes.by_id.get(node_id)
+        if node is not None:
+            node.unseeded = None
+
+    def _learn_indexed(self, node_id: NodeId, state: Unseeded) -> None:
+        """Chunks that an earlier session seeded, so that the last one can be told."""
+        if not state.lsn and not state.done:
+            for region in range(state.regions):
+                if self._names.region_seeded(node_id, region):
+                    state.done.add(region)
+
+    async def seed_regions(self, node: Node, first: int, stop: int) -> None:
+        """Log the chunks [first, stop) of a node that are not in the journal yet."""
+        state = node.unseeded
+        if not isinstance(state, Unseeded):
+            return
+        self._learn_indexed(node.id, state)
+        fd = self._nodes.open(node, _READ_FLAGS)
+        try:
+            for region in range(first, min(stop, state.regions)):
+                if region not in state.done:
+                    await self._wait_for_room()
+                    if region not in state.done:
+                        self._log_chunk(node.id, state, region, fd)
+                        if stop - first > 1:
+                            await trio.lowlevel.checkpoint()
+        finally:
+            os.close(fd)
+
+    # --- before changes -----------------------------------------------------------------------
+
+    async def before_write(self, node: Node, start: int, stop: int) -> None:
+        """Log the chunks that a write to [start, stop) would change."""
+        state = node.unseeded
+        if isinstance(state, Unseeded) and start < state.size_bytes:
+            await self.seed_regions(node, start // CHUNK_BYTES, -(-stop // CHUNK_BYTES))
+
+    async def before_truncate(self, node: Node, size: int) -> None:
+        """Log the chunks that a truncate to `size` would cut."""
+        state = node.unseeded
+        if isinstance(state, Unseeded) and size < state.size_bytes:
+            await self.seed_regions(node, size // CHUNK_BYTES, state.regions)
+
+    async def before_destroy(self, node: Node) -> tuple[int, bytes] | None:
+        """See to it that a file's last name can go.
+
+        Small files are logged now. For large ones, returns the (descriptor, name) of a hidden
+        place to which the file must be renamed instead of being removed.
+        """
+        state = node.unseeded
+        if not isinstance(state, Unseeded):
+            return None
+        if self._nodes.stat(node).st_nlink > 1:
+            return None
+        left = state.regions - len(state.done)
+        if left <= INLINE_CHUNKS:
+            await self.seed_regions(node, 0, state.regions)
+            return None
+        return self._hidden(), b"%d" % node.id
+
+    def _hidden(self) -> int:
+        """A descriptor of the hidden directory, which is created when needed."""
+        if self._hidden_fd < 0:
+            root = self._nodes.root.fd
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(HIDDEN, 0o700, dir_fd=root)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._hidden_fd = os.open(HIDDEN, flags, dir_fd=root)
+        return self._hidden_fd
+
+    def kept(self, node: Node) -> None:
+        """The node's file has moved to the hidden place: seed it from there."""
+        node.uses += 1
+        self._kept[node.id] = node
+
+    # --- on demand ----------------------------------------------------------------------------
+
+    async def demand(self, missing: NotSeeded) -> None:
+        """Bring what a view asked for into the log (the caller waits for the index)."""
+        if missing.region is not None:
+            node = self._find(NodeId(missing.node))
+            try:
+                ahead = DEMAND_FILE_BYTES // CHUNK_BYTES
+                await self.seed_regions(node, missing.region, missing.region + ahead)
+            finally:
+                self._let_go(node)
+            return
+        directory = self._find(NodeId(missing.node))
+        try:
+            if missing.name is not None:
+                await self._wait_for_room()
+                child = self._adopter.resolve(directory, missing.name)
+                if child is not None:
+                    self._nodes.drop_if_unused(child)
+                else:
+                    # Nothing there: only the whole list can say so to the view.
+                    await self.seed_directory(directory)
+            else:
+                await self.seed_directory(directory)
+        finally:
+            self._let_go(directory)
+
+    def _find(self, node_id: NodeId) -> Node:
+        """The node in memory, brought there by its names in the journal if need be; held."""
+        node = self._nodes.by_id.get(node_id) or self._kept.get(node_id)
+        if node is None:
+            node = self._bring(node_id)
+        node.uses += 1
+        return node
+
+    def _bring(self, node_id: NodeId) -> Node:
+        chain: list[tuple[NodeId, bytes]] = []
+        here = node_id
+        while here not in self._nodes.by_id:
+            names = self._names.names_of(here)
+            if not names:
+                raise OSError(errno.ENOENT, f"node {node_id} has no name any more")
+            parent, name = names[0]
+            chain.append((here, name))
+            here = parent
+        node = self._nodes.by_id[here]
+        for _, name in reversed(chain):
+            child = self._adopter.resolve(node, name)
+            if child is None:
+                raise OSError(errno.ENOENT, f"node {node_id} is not in the tree any more")
+            node = child
+        return node
+
+    def _let_go(self, node: Node) -> None:
+        node.uses -= 1
+        self._nodes.drop_if_unused(node)
+
+    # --- directories --------------------------------------------------------------------------
+
+    async def seed_directory(self, directory: Node) -> None:
+        """Adopt every name of a directory that is not in the journal yet, and say so."""
+        if self._names.dir_complete(directory.id):
+            return
+        async for _ in self._names_on_disk(directory):
+            pass
+        await self._wait_for_room()
+        self._adopter.mark_dir_seeded(directory)
+
+    async def _names_on_disk(self, directory: Node) -> AsyncIterator[Node]:
+        """Each entry of a directory as a node, adopted if need be; requests run in between."""
+        fd = self._nodes.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            started = time.monotonic()
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    await self._wait_for_room()
+                    child = self._adopter.resolve(directory, os.fsencode(entry.name))
+                    if child is not None:
+                        yield child
+                        self._nodes.drop_if_unused(child)
+                    if time.monotonic() - started > SLICE_S:
+                        await self._give_way()
+                        started = time.monotonic()
+        finally:
+            os.close(fd)
+
+    async def _give_way(self) -> None:
+        """Let requests run; while there are some, take at most half of the loop."""
+        before = self.requests
+        await trio.lowlevel.checkpoint()
+        if self.requests != before:
+            await trio.sleep(SLICE_S)
+
+    # --- the background walk ------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Seed everything that is not in the journal yet, then say so in the log."""
+        if not self._adopter.all_seeded:
+            await self._walk(self._adopt_directory)
+            await self._walk(self._seed_files)
+        await self._seed_kept()
+        await self._wait_for_room()
+        if not self._adopter.all_seeded:
+            self._intake.append(Kind.SEEDED, 0)
+            self._adopter.all_seeded = True
+
+    async def seed_subtree(self, node: NodeId) -> None:
+        """Seed a file, or everything below a directory, now."""
+        held = self._find(node)
+        try:
+            if not held.is_dir:
+                await self._seed_file(held)
+                return
+        finally:
+            self._let_go(held)
+        await self._walk(self._adopt_directory, node)
+        await self._walk(self._seed_files, node)
+
+    async def _walk(
+        self, visit: Callable[[Node], Awaitable[list[NodeId]]], start: NodeId = ROOT
+    ) -> None:
+        """Visit every directory; `visit` returns the NodeIds of its subdirectories."""
+        waiting: list[NodeId] = [start]
+        while waiting:
+            try:
+                directory = self._find(waiting.pop())
+            except OSError:
+                continue  # removed meanwhile: its content was logged before that
+            try:
+                waiting += await visit(directory)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ESTALE):
+                    raise
+            finally:
+                self._let_go(directory)
+
+    async def _adopt_directory(self, directory: Node) -> list[NodeId]:
+        below = [child.id async for child in self._names_on_disk(directory) if child.is_dir]
+        await self._wait_for_room()
+        if not self._names.dir_complete(directory.id):
+            self._adopter.mark_dir_seeded(directory)
+        return below
+
+    async def _seed_files(self, directory: Node) -> list[NodeId]:
+        below = []
+        async for child in self._names_on_disk(directory):
+            if child.is_dir:
+                below.append(child.id)
+            elif child.unseeded is not None:
+                child.uses += 1
+                try:
+                    await self._seed_file(child)
+                except OSError as error:
+                    self.unreadable += 1
+                    path = self._nodes.path_of(child)
+                    log.error("can't back up %r: %s", path, error)
+                finally:
+                    child.uses -= 1
+        return below
+
+    async def _seed_file(self, node: Node) -> None:
+        """Seed one file at the pace that is set."""
+        state = node.unseeded
+        if not isinstance(state, Unseeded):
+            return
+        for region in range(state.regions):
+            before = self.done_bytes
+            await self.seed_regions(node, region, region + 1)
+            if self.rate_bytes_s:
+                await trio.sleep((self.done_bytes - before) / self.rate_bytes_s)
+            elif self.done_bytes - before > CHUNK_BYTES // 2:
+                await self._give_way()
+
+    async def _seed_kept(self) -> None:
+        """Files in the hidden place: seed them, then let them go."""
+        while self._has_hidden() and (names := os.listdir(self._hidden())):
+            for name in map(os.fsencode, names):
+                node = self._kept.get(int(name)) or self._kept_by_earlier_session(name)
+                await self._seed_file(node)
+                os.unlink(name, dir_fd=self._hidden())
+                self._kept.pop(node.id, None)
+                self._let_go(node)
+        if self._has_hidden():
+            os.rmdir(HIDDEN, dir_fd=self._nodes.root.fd)
+            os.close(self._hidden_fd)
+            self._hidden_fd = -1
+
+    def _has_hidden(self) -> bool:
+        try:
+            status = os.stat(HIDDEN, dir_fd=self._nodes.root.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return stat.S_ISDIR(status.st_mode)
+
+    def _kept_by_earlier_session(self, name: bytes) -> Node:
+        node = Node(NodeId(int(name)), None, name, False)
+        node.linked = False
+        node.fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._hidden())
+        node.unseeded = self._adopter.unseeded_of(node.id)
+        node.uses = 1
+        self._nodes.by_id[node.id] = node
+        return node
+
+
+def has_data(fd: int, start: int, length: int) -> bool:
+    """Is there anything but a hole in this part of a file?"""
+    try:
+        return os.lseek(fd, start, os.SEEK_DATA) < start + length
+    except OSError as error:
+        return error.errno != errno.ENXIO

@@ -1,0 +1,349 @@
+"""The past inside the mount: `.snapshots` and the trees below it.
+
+Duty: adapt `timetravel.view.View` to FUSE. Every directory of the live tree has an unlisted entry
+`.snapshots`; a name in it is a moment; below a moment stands the directory as it was then: the
+same node if it lived then, else whatever stood at the same path.
+
+Views are synchronous and read the journal, so each question runs in a worker thread; when a view
+lacks base content, the loop seeds it and waits for the index (`_demand`). The tables here are used
+on the loop's thread only.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat
+import time
+from collections import OrderedDict
+from typing import Any
+
+import pyfuse3
+import trio
+from pyfuse3 import FUSEError
+from timetravel.points import selection_for_listing
+
+from fsd.session import Session
+from store.journal import NodeState, NotSeeded
+from store.types import Lsn, NodeId
+from timetravel.errors import NoSuchNode, TimetravelError
+from timetravel.moment import BeforeLastWrite, format_time, parse_moment
+from timetravel.resolve import ResolvedPoint, resolve
+from timetravel.view import View
+
+SNAPSHOTS = b".snapshots"
+POINT_XATTR = b"user.cdpfs.point"
+FIRST_PAST_INODE = 1 << 62
+_FIRST_PAST_HANDLE = 1 << 40
+
+IMMUTABLE_S = 3600.0
+"""The kernel may keep what it learns of a view: the past does not change."""
+MOMENT_S = 1.0
+"""A moment's name can mean another LSN a little later (`@-10m`)."""
+MAX_VIEWS = 64
+ENTRIES_PER_REQUEST = 128
+
+
+class PastInode:
+    """An inode below `.snapshots`. `view` is None for the `.snapshots` directories themselves.
+
+    `number` is unique for each (view, node). `point` is set at the top of a view.
+    """
+
+    __slots__ = ("key", "lookups", "node", "number", "point", "view")
+
+    def __init__(self, number: int, key: tuple[int, int], node: NodeId, view: View | None) -> None:
+        self.number = number
+        self.key = key
+        self.node = node
+        self.view = view
+        self.lookups = 0
+        self.point: ResolvedPoint | None = None
+
+
+class Snapshots:
+    """Handlers for inodes and file handles of the past."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._numbers = itertools.count(FIRST_PAST_INODE)
+        self._handle_numbers = itertools.count(_FIRST_PAST_HANDLE)
+        self._inodes: dict[int, PastInode] = {}
+        self._by_key: dict[tuple[int, int], PastInode] = {}
+        self._views: OrderedDict[int, View] = OrderedDict()
+        self._handles: dict[int, Any] = {}
+
+    # --- inodes -------------------------------------------------------------------------------
+
+    def _inode(self, lsn: int, node: NodeId, view: View | None) -> PastInode:
+        key = (lsn, node)
+        known = self._by_key.get(key)
+        if known is None:
+            known = PastInode(next(self._numbers), key, node, view)
+            self._by_key[key] = known
+            self._inodes[known.number] = known
+        return known
+
+    def _find(self, number: int) -> PastInode:
+        found = self._inodes.get(number)
+        if found is None:
+            raise FUSEError(errno.ESTALE)
+        return found
+
+    def forget(self, number: int, count: int) -> None:
+        """The kernel lets go of an inode."""
+        found = self._inodes.get(number)
+        if found is not None:
+            found.lookups -= count
+            if found.lookups <= 0:
+                del self._inodes[number]
+                del self._by_key[found.key]
+
+    def entrance(self, directory: NodeId) -> pyfuse3.EntryAttributes:
+        """`.snapshots` of a live directory."""
+        inode = self._inode(0, directory, None)
+        inode.lookups += 1
+        return self._entrance_entry(inode)
+
+    def _entrance_entry(self, inode: PastInode) -> pyfuse3.EntryAttributes:
+        """As searchable as the directory that it stands in; the views have their own modes."""
+        node = self._session.nodes.by_id.get(inode.node)
+        status = self._session.nodes.stat(node) if node is not None else None
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = inode.number
+        mode = status.st_mode if status is not None else 0o500
+        entry.st_mode = stat.S_IFDIR | (mode & 0o555)
+        entry.st_uid = status.st_uid if status is not None else os.geteuid()
+        entry.st_gid = status.st_gid if status is not None else os.getegid()
+        entry.st_nlink = 2
+        now = time.time_ns()
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = now
+        entry.attr_timeout = entry.entry_timeout = MOMENT_S
+        return entry
+
+    # --- asking the past ------------------------------------------------------------------------
+
+    async def _in_thread(self, question: Any, *args: Any) -> Any:
+        return await trio.to_thread.run_sync(question, *args)
+
+    def _demand_from_thread(self, missing: NotSeeded) -> None:
+        trio.from_thread.run(self.demand, missing)
+
+    async def demand(self, missing: NotSeeded) -> None:
+        """Return when the journal holds what a view lacked."""
+        await self._session.seeder.demand(missing)
+        await self._session.wait_indexed(self._session.intake.lsn)
+
+    def view(self, lsn: Lsn) -> View:
+        """The view of an LSN that is indexed. In a worker thread."""
+        return View(self._session.journal, lsn, self._demand_from_thread)
+
+    async def _view(self, lsn: Lsn) -> View:
+        known = self._views.get(lsn)
+        if known is None:
+            known = self._views[lsn] = await self._in_thread(self.view, lsn)
+            if len(self._views) > MAX_VIEWS:
+                self._views.popitem(last=False)
+        return known
+
+    async def lookup(self, parent_number: int, name: bytes) -> pyfuse3.EntryAttributes:
+        """A name in `.snapshots` (a moment) or in a directory of a view."""
+        parent = self._find(parent_number)
+        if parent.view is None:
+            return await self._enter(parent.node, name)
+        state = await self._in_thread(parent.view.lookup, parent.node, name)
+        if state is None:
+            raise FUSEError(errno.ENOENT)
+        return self._entry(parent.view, state)
+
+    def _entry(self, view: View, state: NodeState) -> pyfuse3.EntryAttributes:
+        inode = self._inode(view.lsn, state.node, view)
+        inode.lookups += 1
+        return past_entry(inode.number, state)
+
+    async def _enter(self, directory: NodeId, name: bytes) -> pyfuse3.EntryAttributes:
+        """A directory of the live tree as of a moment."""
+        now_ns = time.time_ns()
+        try:
+            moment = parse_moment(os.fsdecode(name), now_ns=now_ns, zone=None)
+        except TimetravelError:
+            if not name.startswith(b"@"):
+                raise FUSEError(errno.ENOENT) from None
+            raise
+        session = self._session
+        await session.wait_indexed(session.intake.lsn)
+        about = directory if isinstance(moment, BeforeLastWrite) else None
+
+        def ask() -> ResolvedPoint:
+            return resolve(session.journal, moment, now_ns=now_ns, node=about)
+
+        point = await self._in_thread(ask)
+        view = await self._view(point.lsn)
+        live = session.nodes.by_id.get(directory)
+        path = session.nodes.path_of(live) if live is not None else b""
+        state = await self._in_thread(same_directory, view, directory, path)
+        entry = self._entry(view, state)
+        self._find(entry.st_ino).point = point
+        entry.entry_timeout = MOMENT_S
+        return entry
+
+    # --- attributes -------------------------------------------------------------------------------
+
+    async def getattr(self, number: int) -> pyfuse3.EntryAttributes:
+        """Attributes."""
+        inode = self._find(number)
+        if inode.view is None:
+            return self._entrance_entry(inode)
+        return past_entry(number, await self._in_thread(inode.view.state, inode.node))
+
+    async def readlink(self, number: int) -> bytes:
+        """Target of a symlink."""
+        inode = self._find(number)
+        if inode.view is None:
+            raise FUSEError(errno.EINVAL)
+        state: NodeState = await self._in_thread(inode.view.state, inode.node)
+        return state.target
+
+    async def _xattrs(self, number: int) -> dict[bytes, bytes]:
+        inode = self._find(number)
+        if inode.view is None:
+            return {}
+        found: dict[bytes, bytes] = dict(await self._in_thread(inode.view.xattrs, inode.node))
+        if inode.point is not None:
+            found[POINT_XATTR] = describe_point(inode.point)
+        return found
+
+    async def getxattr(self, number: int, name: bytes) -> bytes:
+        """Value of an extended attribute; at a view's top also which point it is."""
+        value = (await self._xattrs(number)).get(name)
+        if value is None:
+            raise FUSEError(pyfuse3.ENOATTR)
+        return value
+
+    async def listxattr(self, number: int) -> list[bytes]:
+        """Names of the extended attributes."""
+        return list(await self._xattrs(number))
+
+    # --- content ----------------------------------------------------------------------------------
+
+    async def open(self, number: int, flags: int) -> pyfuse3.FileInfo:
+        """Open a file of the past for reading."""
+        inode = self._find(number)
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC or inode.view is None:
+            raise FUSEError(errno.EROFS)
+        handle = next(self._handle_numbers)
+        self._handles[handle] = (inode.view, inode.node)
+        return pyfuse3.FileInfo(fh=handle, keep_cache=True)
+
+    async def read(self, handle: int, offset: int, size: int) -> bytes:
+        """Read from the journal."""
+        view, node = self._handles[handle]
+        content: bytes = await self._in_thread(view.read, node, offset, size)
+        return content
+
+    def release(self, handle: int) -> None:
+        """A file or directory of the past is closed."""
+        self._handles.pop(handle, None)
+
+    # --- directories ------------------------------------------------------------------------------
+
+    async def opendir(self, number: int) -> int:
+        """Open a directory of the past for listing: it is read once, and does not change."""
+        inode = self._find(number)
+        handle = next(self._handle_numbers)
+        if inode.view is None:
+            names = await self._recovery_points() if inode.node == 1 else []
+            self._handles[handle] = (inode, [(name, None) for name in names])
+        else:
+            entries = await self._in_thread(inode.view.entries, inode.node)
+            self._handles[handle] = (inode, entries)
+        return handle
+
+    async def _recovery_points(self) -> list[bytes]:
+        """The moments that the mount's root lists in `.snapshots`."""
+        session = self._session
+        await session.wait_indexed(session.intake.lsn)
+        found = await self._in_thread(selection_for_listing, session.journal, time.time_ns())
+        return [os.fsencode(point.entry_name) for point in found]
+
+    async def readdir(self, handle: int, start: int, token: Any) -> None:
+        """The next entries. Positions count from 0, with "." and ".." first."""
+        inode, entries = self._handles[handle]
+        position = start
+        while position < 2:
+            entry = await self.getattr(inode.number)
+            name = b".." if position else b"."
+            if not pyfuse3.readdir_reply(token, name, entry, position + 1):
+                return
+            position += 1
+        batch = entries[position - 2 : position - 2 + ENTRIES_PER_REQUEST]
+        if inode.view is None:
+            await self._reply_moments(inode, batch, position, token)
+            return
+        view: View = inode.view
+        states = await self._in_thread(states_of, view, [node for _, node in batch])
+        for (name, _), state in zip(batch, states, strict=True):
+            if state is not None:
+                entry = self._entry(view, state)
+                if not pyfuse3.readdir_reply(token, name, entry, position + 1):
+                    self.forget(entry.st_ino, 1)
+                    return
+            position += 1
+
+    async def _reply_moments(
+        self, inode: PastInode, batch: list[tuple[bytes, None]], position: int, token: Any
+    ) -> None:
+        for name, _ in batch:
+            try:
+                entry = await self._enter(inode.node, name)
+            except TimetravelError:
+                continue
+            if not pyfuse3.readdir_reply(token, name, entry, position + 1):
+                self.forget(entry.st_ino, 1)
+                return
+            position += 1
+
+
+def same_directory(view: View, directory: NodeId, path: bytes) -> NodeState:
+    """The directory in the past: by itself if it lived then, else by its path. NoSuchPath."""
+    try:
+        return view.state(directory)
+    except NoSuchNode:
+        return view.walk(path)
+
+
+def states_of(view: View, nodes: list[NodeId]) -> list[NodeState | None]:
+    """Attributes of several nodes; None for one that has none (it can't be, but must not hurt)."""
+    found: list[NodeState | None] = []
+    for node in nodes:
+        try:
+            found.append(view.state(node))
+        except NoSuchNode:
+            found.append(None)
+    return found
+
+
+def describe_point(point: ResolvedPoint) -> bytes:
+    """What a moment came to, for people and scripts."""
+    text = f"lsn={point.lsn} time={format_time(point.time_ns)} grade={point.grade.name.lower()}"
+    return f"{text} reason={point.reason}".encode()
+
+
+def past_entry(number: int, state: NodeState) -> pyfuse3.EntryAttributes:
+    """Attributes in the past as an entry."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = number
+    entry.st_mode = state.mode
+    entry.st_nlink = max(state.links, 1)
+    entry.st_uid = state.uid
+    entry.st_gid = state.gid
+    entry.st_rdev = state.rdev
+    entry.st_size = state.size_bytes
+    entry.st_blocks = -(-state.size_bytes // 512)
+    entry.st_blksize = 4096
+    entry.st_atime_ns = state.atime_ns
+    entry.st_mtime_ns = state.mtime_ns
+    entry.st_ctime_ns = state.ctime_ns
+    entry.attr_timeout = entry.entry_timeout = IMMUTABLE_S
+    return entry
