@@ -9,6 +9,7 @@ its caller.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import time
@@ -101,7 +102,7 @@ class Intake:
     def _learn_last_lsns(self) -> None:
         """What each file of an earlier session holds, so that none is reused too early."""
         rings = rings_in_use(self._store)
-        for ring, successor in zip(rings, rings[1:], strict=False):
+        for ring, successor in itertools.pairwise(rings):
             self._last_lsns[int(ring.path.stem)] = successor.first_lsn - 1
 
     def _use(self, number: int, position: int, generation: int) -> None:
