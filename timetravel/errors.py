@@ -9,7 +9,7 @@
     ├── NoSuchNode              the node did not exist at that LSN
     ├── NotADirectory           names were asked of something that has none
     ├── RestoreRefused          nothing was changed: something is in the way of the restore
-    └── RestoreStopped          a restore could not go on; its report says how far it came
+    └── VerificationFailed      what was written reads back differently
 
 All are permanent: the same question gets the same answer. Only MomentInFuture can turn out well
 later, and then only by waiting. Pure; no threading rule; must not know FUSE, the journal or the
@@ -137,18 +137,18 @@ class RestoreRefused(TimetravelError):
         self.paths = list(paths)
 
 
-class RestoreStopped(TimetravelError):
-    """The destination takes no more. What is done is whole files; `__cause__` is the OSError."""
+class VerificationFailed(TimetravelError):
+    """What was read back from the destination is not what was written there."""
 
     errno = EIO
 
-    def __init__(self, path: bytes, reason: str) -> None:
-        shown_path = _shown(path.decode("utf-8", "surrogateescape"))
+    def __init__(self, start: int, stop: int) -> None:
         super().__init__(
-            f"the restore stopped at {shown_path}: {reason}",
-            hint="make room or name another destination with --to, then run it again",
+            f"bytes {start} to {stop} read back differently from what was written",
+            hint="distrust the destination's disk or memory; restore to another one",
         )
-        self.path = path
+        self.start = start
+        self.stop = stop
 
 
 def _shown(text: str) -> str:

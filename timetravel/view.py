@@ -137,10 +137,10 @@ class View:
         if area_stop > area_start:
             yield area_start, area_stop
 
-    def walk(self, path: bytes) -> NodeState:
-        """What stood at `path`, relative to the volume's root (b"" is the root itself).
+    def find(self, path: bytes) -> NodeState | None:
+        """What stood at `path`, relative to the volume's root (b"" is the root); None if nothing.
 
-        Symbolic links are not followed; `..` goes up and stops at the root. NoSuchPath.
+        Symbolic links are not followed; `..` goes up and stops at the root.
         """
         state = self.root()
         above: list[NodeState] = []
@@ -152,9 +152,16 @@ class View:
                 continue
             below = self.lookup(state.node, name) if stat.S_ISDIR(state.mode) else None
             if below is None:
-                raise NoSuchPath(path, format_time(self.time_ns))
+                return None
             above.append(state)
             state = below
+        return state
+
+    def walk(self, path: bytes) -> NodeState:
+        """As `find`; NoSuchPath if nothing stood there."""
+        state = self.find(path)
+        if state is None:
+            raise NoSuchPath(path, format_time(self.time_ns))
         return state
 
     def path_of(self, node: NodeId) -> bytes:
