@@ -155,7 +155,7 @@ def _open_environment(path: str) -> lmdb.Environment:
                 map_size=map_bytes,
                 max_dbs=len(Tables._fields),
                 max_readers=MAX_READERS,
-                max_spare_txns=8,
+                max_spare_txns=0,
                 readonly=not writable,
                 lock=writable,
                 mode=0o600,
@@ -171,8 +171,8 @@ def _open_environment(path: str) -> lmdb.Environment:
 def _open_tables(env: lmdb.Environment, path: str) -> Tables:
     """The tables, made if they are not there yet. RebuildIndex for those of another version."""
     try:
-        with env.begin() as txn:
-            tables = Tables(*(env.open_db(n.encode(), txn, create=False) for n in Tables._fields))
+        # Without a transaction of ours: handles opened in one that only reads end with it.
+        tables = Tables(*(env.open_db(n.encode(), create=False) for n in Tables._fields))
     except (lmdb.NotFoundError, lmdb.ReadonlyError):
         with env.begin(write=True) as txn:
             tables = Tables(*(env.open_db(n.encode(), txn) for n in Tables._fields))
