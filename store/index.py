@@ -38,7 +38,7 @@ class IndexWriter:
     """The index, open for writing. A context manager; leaving it drops what is not committed."""
 
     def __init__(self, store: Store) -> None:
-        self._env = IndexEnvironment(store.index_dir)
+        self._env = IndexEnvironment(store.index_dir, write=True)
         self._env.drop_stale_readers()
         self._tree = TreeWriter(self._env.tables)
         self._txn: Transaction | None = None

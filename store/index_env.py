@@ -1,8 +1,8 @@
 """The LMDB environment of a store's index: opening, sharing, tables, and LMDB's errors.
 
 LMDB forbids opening an environment twice in one process, so the open ones are counted here by
-their real path and shared by all threads. Every environment is opened writable where the file
-system permits; that readers do not write is theirs to keep.
+their real path and shared by all threads. Readers open it read-only; where one process writes and
+reads, the writer comes first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 import lmdb
 
-from store.errors import DamagedError, RebuildIndex, StoreError, StoreFull
+from store.errors import DamagedError, RebuildIndex, StoreBusy, StoreError, StoreFull
 from store.format import INDEX_VERSION
 
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
@@ -76,19 +76,18 @@ _open_lock = threading.Lock()
 class IndexEnvironment:
     """A share in a store's environment. `close` gives it back; closing twice is fine."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, write: bool = False) -> None:
         self._path = os.path.realpath(directory)
         self._closed = False
         with _open_lock, mapped_errors(self._path):
             shared = _open.get(self._path)
             if shared is None:
-                env = _open_environment(self._path)
-                try:
-                    shared = _Shared(env, _open_tables(env, self._path), 0)
-                except BaseException:
-                    env.close()
-                    raise
-                _open[self._path] = shared
+                shared = _open[self._path] = _open_shared(self._path, write)
+            elif write and shared.env.readonly:
+                raise StoreBusy(
+                    f"this process reads the index at {self._path} already",
+                    "open the index for writing before it is opened for reading",
+                )
             shared.users += 1
         self._env = shared.env
         self.tables = shared.tables
@@ -99,7 +98,7 @@ class IndexEnvironment:
         return self._path
 
     def begin(self, write: bool = False) -> Transaction:
-        """A transaction; only the indexer's process may write."""
+        """A transaction; to write, the environment must have been opened for it."""
         with mapped_errors(self._path):
             return self._env.begin(write=write, buffers=False)
 
@@ -144,10 +143,36 @@ def mapped_errors(path: str) -> Iterator[None]:
         raise StoreError(f"the index at {path}: {error}") from error
 
 
-def _open_environment(path: str) -> lmdb.Environment:
+def _open_shared(path: str, write: bool) -> _Shared:
     if not os.path.isdir(path):
         raise StoreError(f"{path} is missing", "rebuild the index: cdpfs reindex")
-    writable = os.access(path, os.W_OK)
+    if not write and not os.path.exists(os.path.join(path, "data.mdb")):
+        _make_tables(path)
+    env = _open_environment(path, write)
+    try:
+        try:
+            tables = _open_tables(env, create=write)
+        except lmdb.NotFoundError:  # between the birth of the file and the first commit
+            env.close()
+            _make_tables(path)
+            env = _open_environment(path, write)
+            tables = _open_tables(env, create=False)
+        _check_version(env, tables, path)
+    except BaseException:
+        env.close()
+        raise
+    return _Shared(env, tables, 0)
+
+
+def _make_tables(path: str) -> None:
+    env = _open_environment(path, write=True)
+    try:
+        _open_tables(env, create=True)
+    finally:
+        env.close()
+
+
+def _open_environment(path: str, write: bool) -> lmdb.Environment:
     for map_bytes in MAP_BYTES:
         try:
             return lmdb.open(
@@ -155,9 +180,8 @@ def _open_environment(path: str) -> lmdb.Environment:
                 map_size=map_bytes,
                 max_dbs=len(Tables._fields),
                 max_readers=MAX_READERS,
-                max_spare_txns=0,
-                readonly=not writable,
-                lock=writable,
+                max_spare_txns=8,
+                readonly=not write,
                 mode=0o600,
                 readahead=False,
                 meminit=False,
@@ -168,20 +192,21 @@ def _open_environment(path: str) -> lmdb.Environment:
     raise AssertionError("unreachable")
 
 
-def _open_tables(env: lmdb.Environment, path: str) -> Tables:
-    """The tables, made if they are not there yet. RebuildIndex for those of another version."""
-    try:
-        # Without a transaction of ours: handles opened in one that only reads end with it.
-        tables = Tables(*(env.open_db(n.encode(), create=False) for n in Tables._fields))
-    except (lmdb.NotFoundError, lmdb.ReadonlyError):
+def _open_tables(env: lmdb.Environment, create: bool) -> Tables:
+    if create:
         with env.begin(write=True) as txn:
             tables = Tables(*(env.open_db(n.encode(), txn) for n in Tables._fields))
             if txn.get(VERSION_KEY, db=tables.meta) is None:
                 txn.put(VERSION_KEY, INDEX_VERSION.to_bytes(4, "little"), db=tables.meta)
+        return tables
+    # Without a transaction of ours: LMDB forgets handles opened in one that only reads.
+    return Tables(*(env.open_db(name.encode(), create=False) for name in Tables._fields))
+
+
+def _check_version(env: lmdb.Environment, tables: Tables, path: str) -> None:
     with env.begin() as txn:
         version = int.from_bytes(txn.get(VERSION_KEY, b"", db=tables.meta), "little")
     if version != INDEX_VERSION:
         raise RebuildIndex(
             f"the index at {path} has version {version}, this cdpfs needs {INDEX_VERSION}"
         )
-    return tables

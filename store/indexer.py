@@ -31,6 +31,7 @@ from types import FrameType
 
 from store.batch import encode_batch
 from store.batcher import Batcher
+from store.durable import NO_SPACE
 from store.errors import DamagedError, IndexStale, IntakeGap, StoreError, StoreFull
 from store.index import BatchPlace, IndexWriter
 from store.ops import Op
@@ -50,7 +51,7 @@ MAX_UNCOMMITTED_BYTES = 64 << 20
 IDLE_S = (0.02, 0.05)
 """Shortest and longest pause when there is nothing to do."""
 
-RETRY_S = (0.25, 10.0)
+RETRY_S = (0.25, 5.0)
 """First and longest pause while the disk is full."""
 
 NICENESS = 5
@@ -244,7 +245,7 @@ class Loop:
     def run(self) -> None:
         """Work until the end; whatever was applied by then is committed."""
         pause_s = 0.0
-        while not self._stopping:
+        while True:
             poked = self._wait(pause_s)
             if self._stopping:
                 break
@@ -256,7 +257,7 @@ class Loop:
         try:
             worked = self._indexer.step(time.monotonic_ns(), everything)
         except (StoreFull, OSError) as error:
-            if not isinstance(error, StoreFull) and error.errno not in _FULL:
+            if not isinstance(error, StoreFull) and error.errno not in NO_SPACE:
                 raise
             return self._back_off(error)
         if self._retry_s:
@@ -276,19 +277,28 @@ class Loop:
         return self._retry_s
 
     def _wait(self, pause_s: float) -> bool:
-        """Wait for a poke, that long at the most; was there one? The line's end means `stop`."""
-        if not self._poll.poll(pause_s * 1000):
-            return False
+        """Wait for a poke, that long at the most; was there one? The line's end means `stop`.
+
+        While the disk is full, pokes do not cut the pause short: attaching anew costs too much.
+        """
+        deadline = time.monotonic() + pause_s
+        poked = False
+        while self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            if not self._read_line():
+                self._stopping = True
+                return False
+            poked = True
+            if not self._retry_s:
+                break
+        return poked
+
+    def _read_line(self) -> bool:
+        """Take the pokes from the line; False at its end."""
         try:
-            if os.read(self._line_fd, 4096):
-                return True
+            return bool(os.read(self._line_fd, 4096))
         except OSError as error:
             log.warning("the line to fsd broke: %s", error)
-        self._stopping = True
-        return False
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+            return False
 
 
 def take_indexer_lock(store: Store) -> int:
