@@ -134,9 +134,12 @@ def _wait_for_end(pid: int) -> None:
 
 
 def is_stale(mount_point: str) -> bool:
-    """Whether a mount stands there whose daemon is gone."""
+    """Whether a mount stands there whose daemon is gone.
+
+    statfs always asks the daemon; attributes may still be answered from the kernel's cache.
+    """
     try:
-        os.stat(mount_point)
+        os.statvfs(mount_point)
     except OSError as error:
         return error.errno == errno.ENOTCONN
     return False
