@@ -29,8 +29,8 @@ STAGE_PREFIX = b".cdpfs-undo-"
 def undo(
     view: View,
     now: View,
-    place: Place,
     path: bytes,
+    place: Place,
     *,
     verify: bool = True,
     durable: bool = True,
