@@ -86,7 +86,7 @@ def main() -> None:
         trio.run(_run, options.store, starter)
     except* (FsdError, StoreError, TimetravelError, OSError) as group:
         error = _first(group)
-        log.error("%s; %s", error, getattr(error, "hint", ""))
+        log.error("%s; %s", error, getattr(error, "hint", ""), exc_info=error)
         starter.say({"ok": False, "error": _describe(error)})
         sys.exit(1)
 
