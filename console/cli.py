@@ -164,14 +164,18 @@ def points(
     path: SomePath = ".",
     since: Since = None,
     until: Until = None,
-    grade: Annotated[Grade | None, typer.Option(help="Only this grade.")] = None,
+    grade: Annotated[Grade | None, typer.Option(help="This grade or a better one.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="The newest N; 0 for all.")
+    ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the recovery points: moments that can be restored, and how consistent each is."""
-    from console.reading import show_points
+    """List the recovery points; of a file, those at which it had changed."""
+    from console.listing import show_points
 
-    show_points(path, store, since, until, None if grade is None else str(grade), as_json)
+    wanted = None if grade is None else str(grade)
+    show_points(path, store, since, until, wanted, limit, as_json)
 
 
 @app.command()
@@ -183,7 +187,7 @@ def history(
     as_json: JsonOption = False,
 ) -> None:
     """When a file or directory changed, how much, and who did it."""
-    from console.reading import show_history
+    from console.listing import show_history
 
     show_history(path, store, since, until, as_json)
 
@@ -224,7 +228,7 @@ def deleted(
     as_json: JsonOption = False,
 ) -> None:
     """Find what was deleted, and when."""
-    from console.reading import show_deleted
+    from console.listing import show_deleted
 
     show_deleted(path, store, name, since, as_json)
 

@@ -168,7 +168,7 @@ def test_diff_shows_what_changed(volume: Volume) -> None:
 def test_history_says_who_wrote(volume: Volume) -> None:
     with open(volume.tree / "plan.txt", "a") as file:
         file.write("more\n")
-    (newest, *_rest) = volume.json("history", volume.path("plan.txt"))
+    (*_older, newest) = volume.json("history", volume.path("plan.txt"))
     assert newest["uid"] == os.getuid()
     assert newest["pid"] == os.getpid()
 
@@ -177,7 +177,7 @@ def test_deleted_files_are_found_and_come_back(volume: Volume) -> None:
     (volume.tree / "sub" / "deep.txt").unlink()
     (found,) = volume.json("deleted", str(volume.tree), "--name", "*.txt")
     assert found["path"] == "sub/deep.txt"
-    volume.run("restore", volume.path(found["path"]), "--at", f"@lsn:{found['lsn'] - 1}")
+    volume.run("restore", volume.path(found["path"]), "--at", found["restore_at"])
     assert (volume.tree / "sub" / "deep.txt").read_text() == "deep\n"
 
 

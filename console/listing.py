@@ -1,0 +1,225 @@
+"""`cdpfs points`, `history` and `deleted`: what there is to go back to.
+
+Duty: from arguments to the questions of timetravel, and from answers to tables or JSON. It
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pwd
+import stat
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from console.output import (
+    note,
+    path_json,
+    path_text,
+    print_json,
+    say,
+    size_text,
+    table,
+    time_json,
+    time_text,
+)
+from console.past import Past
+from store.journal import Point
+from store.ops import Actor
+from store.types import Lsn
+from timetravel.deleted import Deleted, before_deletion, search_deleted
+from timetravel.errors import MomentBeforeProtection, NoSuchPath
+from timetravel.grade import Grade
+from timetravel.history import Version, history
+from timetravel.points import points
+from timetravel.view import View
+
+SHOWN_POINTS = 50
+"""Newest points that a person is shown unless more are asked for; scripts get all."""
+
+
+def show_points(
+    path: str,
+    store: str | None,
+    since: str | None,
+    until: str | None,
+    grade: str | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Print the recovery points of a volume, or those at which a file changed."""
+    with Past(path, store) as past:
+        _adopt(past)
+        first, last = _range(past, since, until)
+        least = Grade.CRASH if grade is None else Grade.of(grade)
+        found = points(
+            past.journal, past.path or None, since=first or Lsn(1), until=last, grade=least
+        )
+        if limit is None and not as_json:
+            limit = SHOWN_POINTS
+        newest = deque(found, maxlen=limit or None)
+        if as_json:
+            print_json([_point_json(point) for point in newest])
+            return
+        table(
+            ("time", "grade", "LSN", "point"),
+            [(time_text(p.time_ns), p.grade, str(p.lsn), p.name or p.reason or "") for p in newest],
+            right=(2,),
+        )
+        if limit and len(newest) == limit:
+            note(f"these are the newest {limit}; for more: --limit N, --since M or --json")
+
+
+def _point_json(point: Point) -> dict[str, Any]:
+    return {
+        "lsn": point.lsn,
+        "time": time_json(point.time_ns),
+        "time_ns": point.time_ns,
+        "grade": point.grade,
+        "group": point.group,
+        "reason": point.reason,
+        "name": point.name,
+    }
+
+
+def show_history(
+    path: str, store: str | None, since: str | None, until: str | None, as_json: bool
+) -> None:
+    """Print the versions of a path, oldest first."""
+    with Past(path, store) as past:
+        _adopt(past)
+        first, last = _range(past, since, until)
+        versions = history(past.journal, past.path, since=first, until=last)
+        if as_json:
+            print_json([_version_json(version) for version in versions])
+            return
+        rows = [_version_row(version) for version in versions]
+        table(("time", "who", "what", "written", "size", "LSN"), rows, right=(3, 4, 5))
+
+
+def _version_row(version: Version) -> tuple[str, ...]:
+    what = ", ".join(event.value for event in version.events)
+    if version.other_name:
+        what += f" ({path_text(version.other_name)})"
+    return (
+        time_text(version.last_time_ns),
+        who_text(version.actor),
+        what,
+        size_text(version.written_bytes) if version.written_bytes else "",
+        "gone" if version.size_bytes is None else size_text(version.size_bytes),
+        str(version.last),
+    )
+
+
+def _version_json(version: Version) -> dict[str, Any]:
+    return {
+        "lsn": version.last,
+        "first_lsn": version.first,
+        "time": time_json(version.last_time_ns),
+        "time_ns": version.last_time_ns,
+        "first_time": time_json(version.first_time_ns),
+        "first_time_ns": version.first_time_ns,
+        "node": version.node,
+        **_who_json(version.actor),
+        "events": [event.value for event in version.events],
+        "ops": version.ops,
+        "written_bytes": version.written_bytes,
+        "size_bytes": version.size_bytes,
+        "other_name": path_json(version.other_name),
+    }
+
+
+def who_text(actor: Actor | None) -> str:
+    """`anna, soffice (4711)`; cdpfs itself for what nobody is known to have done."""
+    if actor is None:
+        return "cdpfs"
+    return f"{_user(actor.uid)}, {path_text(actor.command)} ({actor.pid})"
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _who_json(actor: Actor | None) -> dict[str, Any]:
+    if actor is None:
+        return {"uid": None, "gid": None, "pid": None, "user": None, "command": None}
+    return {
+        "uid": actor.uid,
+        "gid": actor.gid,
+        "pid": actor.pid,
+        "user": _user(actor.uid),
+        "command": path_json(actor.command),
+    }
+
+
+def show_deleted(
+    path: str, store: str | None, name: str | None, since: str | None, as_json: bool
+) -> None:
+    """Print what was deleted below a directory, and from which moment it can be restored."""
+    with Past(path, store) as past:
+        now = past.view(past.point("@now"))
+        first, _ = _range(past, since, None)
+        found = _since(search_deleted(now, past.path, name or ""), first)
+        if as_json:
+            print_json([_deleted_json(now, entry) for entry in found])
+            return
+        count = 0
+        for entry in found:
+            count += 1
+            _say_deleted(now, entry)
+        if not count:
+            say("nothing that was deleted fits")
+
+
+def _since(found: Iterator[Deleted], first: Lsn | None) -> Iterator[Deleted]:
+    return (entry for entry in found if first is None or entry.removed_lsn >= first)
+
+
+def _say_deleted(now: View, entry: Deleted) -> None:
+    is_directory = stat.S_ISDIR(entry.state.mode)
+    size = "directory" if is_directory else size_text(entry.state.size_bytes)
+    say(
+        f"{time_text(entry.removed_time_ns)}  {size.rjust(9)}  {who_text(entry.actor)}  "
+        f"{path_text(entry.path)}{'/' if is_directory else ''}"
+        f"  (--at @lsn:{_restore_lsn(now, entry)})"
+    )
+
+
+def _restore_lsn(now: View, entry: Deleted) -> Lsn:
+    """The moment from which it comes back whole."""
+    if stat.S_ISDIR(entry.state.mode):
+        return before_deletion(now, entry)
+    return entry.restore_lsn
+
+
+def _deleted_json(now: View, entry: Deleted) -> dict[str, Any]:
+    return {
+        "path": path_json(entry.path),
+        "lsn": entry.removed_lsn,
+        "time": time_json(entry.removed_time_ns),
+        "time_ns": entry.removed_time_ns,
+        **_who_json(entry.actor),
+        "mode": f"{entry.state.mode:o}",
+        "size_bytes": entry.state.size_bytes,
+        "restore_at": f"@lsn:{_restore_lsn(now, entry)}",
+    }
+
+
+def _adopt(past: Past) -> None:
+    """Have the names on the way to the path in the journal, if it is there now."""
+    with contextlib.suppress(NoSuchPath):
+        past.view(past.point("@now")).walk(past.path)
+
+
+def _range(past: Past, since: str | None, until: str | None) -> tuple[Lsn | None, Lsn | None]:
+    """LSNs of two moments, both included; None where no bound was given or needed."""
+    first = None
+    if since is not None:
+        with contextlib.suppress(MomentBeforeProtection):
+            first = past.point_for_path(since, exact=True).lsn
+    last = None if until is None else past.point_for_path(until, exact=True).lsn
+    return first, last
