@@ -15,19 +15,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from console.control import Json, error_from
+from console.control import Json, connect_if_mounted, error_from
 from console.errors import ConsoleError, DaemonError
 from console.exit_codes import ExitCode
 from store.volume import Store
 
 _LOG_TAIL_LINES = 15
+_WAIT_STEP_S = 0.01
 
 
-def start(store: Store, on_progress: Callable[[Json], None] | None = None) -> Json:
-    """Start the daemon in the background; returns what it says once the mount answers.
+def start(store: Store, on_progress: Callable[[Json], None] | None = None) -> None:
+    """Start the daemon in the background; returns when the mount and the control socket answer.
 
     The daemon gets a session of its own, so that closing the terminal does not end it, and
     writes to `fsd.log`. Raises DaemonError with its reason when it can't mount.
@@ -55,7 +57,9 @@ def start(store: Store, on_progress: Callable[[Json], None] | None = None) -> Js
             for line in answers:
                 answer = json.loads(line)
                 if "progress" not in answer:
-                    return _ready(answer)
+                    _raise_refusal(answer)
+                    _wait_for_socket(store, process)
+                    return
                 if on_progress is not None:
                     on_progress(answer["progress"])
         except KeyboardInterrupt:
@@ -79,11 +83,23 @@ def environment() -> dict[str, str]:
     return values
 
 
-def _ready(answer: Json) -> Json:
-    if answer.get("ok") is True:
-        return answer
-    error = answer.get("error")
-    raise error_from(error if isinstance(error, dict) else {})
+def _raise_refusal(answer: Json) -> None:
+    """DaemonError unless the daemon says that all is well."""
+    if answer.get("ok") is not True:
+        error = answer.get("error")
+        raise error_from(error if isinstance(error, dict) else {})
+
+
+def _wait_for_socket(store: Store, process: subprocess.Popen[bytes]) -> None:
+    """The daemon's first word can be there a moment before its socket is."""
+    while True:
+        control = connect_if_mounted(store)
+        if control is not None:
+            control.close()
+            return
+        if process.poll() is not None:
+            raise _died(store, process.returncode)
+        time.sleep(_WAIT_STEP_S)
 
 
 def _died(store: Store, code: int) -> DaemonError:

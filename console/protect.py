@@ -156,8 +156,8 @@ def _create(directory: str, wishes: Wishes) -> Store:
 
     root = Path(wishes.store) if wishes.store is not None else default_store_root(directory)
     root = Path(os.path.realpath(root))
-    check_directory(directory)
     _refuse_overlap(directory)
+    check_directory(directory)
     check_store_place(directory, root)
     config = new_config(directory, time.time_ns(), **wishes.settings())
     _check_space(root, config)

@@ -197,9 +197,7 @@ def _show(
     for text, (count, first) in report.notes.items():
         more = f" and {count - 1} more" if count > 1 else ""
         note(f"cdpfs: {path_text(first)}{more}: {text}")
-    done = ", ".join(
-        f"{count} {_DONE_TEXT[action]}" for action, count in report.done.items() if count
-    )
+    done = ", ".join(_done_text(action, count) for action, count in report.done.items() if count)
     verb = "restored" if report.ok else "INCOMPLETE"
     say(f"{verb}  {path_text(destination)}  as of {time_text(point.time_ns)} ({point.grade.label})")
     say(f"  {done or 'nothing to do'}; {size_text(report.written_bytes)} written and read back")
@@ -208,17 +206,22 @@ def _show(
 
 
 _DONE_TEXT = {
-    Action.MAKE_DIRECTORY: "directories made",
-    Action.DIRECTORY: "directories looked through",
-    Action.CREATE: "created",
-    Action.REPLACE: "replaced",
-    Action.REWRITE: "rewritten",
-    Action.LINK: "linked",
-    Action.ATTRIBUTES: "given their attributes",
-    Action.MOVE: "moved back",
-    Action.REMOVE: "removed",
-    Action.KEEP: "left as they were",
+    Action.MAKE_DIRECTORY: ("directory made", "directories made"),
+    Action.DIRECTORY: ("directory looked through", "directories looked through"),
+    Action.CREATE: ("created", "created"),
+    Action.REPLACE: ("replaced", "replaced"),
+    Action.REWRITE: ("rewritten", "rewritten"),
+    Action.LINK: ("linked", "linked"),
+    Action.ATTRIBUTES: ("given its attributes", "given their attributes"),
+    Action.MOVE: ("moved back", "moved back"),
+    Action.REMOVE: ("removed", "removed"),
+    Action.KEEP: ("left as it was", "left as they were"),
 }
+
+
+def _done_text(action: Action, count: int) -> str:
+    one, many = _DONE_TEXT[action]
+    return f"{count} {one if count == 1 else many}"
 
 
 def undo(path: str, store: str | None, moment: str, as_json: bool) -> ExitCode:
