@@ -6,6 +6,7 @@ nothing of what the files mean.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from pathlib import Path
@@ -13,6 +14,9 @@ from pathlib import Path
 from store.errors import StoreFull
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def create_file(path: Path, flags: int = os.O_RDWR) -> int:
@@ -60,6 +64,18 @@ def rename(old: Path, new: Path) -> None:
     fsync_dir(new.parent)
     if old.parent != new.parent:
         fsync_dir(old.parent)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Swap two entries of one directory in one step, durable when it returns.
+
+    At no moment is either name missing (renameat2 with RENAME_EXCHANGE, see rename(2)).
+    """
+    assert one.parent == other.parent
+    if _libc.renameat2(_AT_FDCWD, bytes(one), _AT_FDCWD, bytes(other), _RENAME_EXCHANGE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(one), None, str(other))
+    fsync_dir(one.parent)
 
 
 def unlink(path: Path) -> None:
