@@ -28,6 +28,7 @@ from fsd.handshake import Handshake
 from fsd.housekeeping import Housekeeper
 from fsd.mountpoint import check_directory, check_fuse, check_reserved, mount_options, mounts
 from fsd.operations import Operations
+from fsd.readiness import install as install_readiness
 from fsd.recovery import Recovery, last_checkpoint
 from fsd.session import Session
 from fsd.snapshots import Snapshots
@@ -145,7 +146,6 @@ async def _serve(store: Store, starter: Starter) -> None:
             intake.time_ns = TimeNs(last.time_ns)
         session = Session(store, page, intake, journal, supervisor, root_fd)
         keeper = Housekeeper(session)
-        intake.prepare_next(Lsn(0))
         await _begin(session, indexed, starter, keeper)
         try:
             await _mounted(session, mount_point, starter, keeper)
@@ -167,9 +167,13 @@ async def _begin(session: Session, end: Lsn, starter: Starter, keeper: Housekeep
     """Start the session in the log: a first one, or one that goes on after an earlier."""
     payload = _describe_session()
     adopter = session.adopter
-    if not end:
+    with session.journal.snapshot() as snapshot:
+        known = snapshot.state(ROOT, end) is not None
+    if not known:
         adopter.protected_ns = time.time_ns()
-        adopter.since = adopter.first = session.intake.append(Kind.MOUNT, 0, 0, payload)
+        # LSN 1 also when an earlier start ended before it had adopted the root.
+        session.intake.append(Kind.MOUNT, 0, 0, payload)
+        adopter.since = adopter.first = Lsn(1)
         root = session.nodes.root
         adopter.log_adoption(ROOT, None, b"", os.fstat(root.fd), adopter.since)
         session.names.used_node(ROOT)
@@ -224,7 +228,8 @@ async def _mounted(
 ) -> None:
     """Mount, serve until unmounted or told to stop."""
     snapshots = Snapshots(session)
-    handshake = Handshake(mount_point, mount_options(session.store.config.name))
+    options = mount_options(session.store.config.name)
+    handshake = Handshake(mount_point, options, install_readiness())
     try:
         pyfuse3.init(Operations(session, snapshots, handshake), handshake.device, set())
         _calm_collector()

@@ -60,7 +60,8 @@ class OpenDirectory:
         if start == 0:
             self._restart()
         position, sent = start, 0
-        while sent < ENTRIES_PER_REQUEST:
+        # Names may be adopted on the way, each with up to 64 KiB of attributes.
+        while sent < ENTRIES_PER_REQUEST and (not sent or session.intake.has_room()):
             if position < 2:
                 done = self._reply_dots(session, position, token)
             else:

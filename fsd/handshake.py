@@ -26,6 +26,7 @@ import struct
 import subprocess
 
 from fsd.errors import MountRefused, NoFuse
+from fsd.readiness import Readiness
 
 HANDSHAKE_NODE = 0x7FFF_FFFF_FFFF_FF00
 """The node of the FORGET that ends the handshake; no real node ever has this number."""
@@ -44,7 +45,8 @@ _WANTED = _FLAG_DONT_MASK | _FLAG_HANDLE_KILLPRIV_V2
 class Handshake:
     """The state between mounting and the first request. `device` is what libfuse gets."""
 
-    def __init__(self, mount_point: str, options: set[str]) -> None:
+    def __init__(self, mount_point: str, options: set[str], readiness: Readiness) -> None:
+        self._readiness = readiness
         self._real = _mount(mount_point, options)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket = ours
@@ -70,6 +72,7 @@ class Handshake:
         os.dup2(self._real, self._device_fd, inheritable=False)
         os.close(self._real)
         self._socket.close()
+        self._readiness.watch(self._device_fd)
 
 
 def _mount(mount_point: str, options: set[str]) -> int:

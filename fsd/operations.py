@@ -244,15 +244,26 @@ class Operations(pyfuse3.Operations):
     async def unlink(self, parent_inode: int, name: bytes, ctx: Context) -> None:
         """Remove a file."""
         await self._ready()
-        parent, node = self._existing(parent_inode, name)
-        if node.is_dir:
+        if self._existing(parent_inode, name)[1].is_dir:
             raise FUSEError(errno.EISDIR)
-        keep_as = None
-        if node.unseeded is not None:
-            keep_as = await self._seeder.before_destroy(node)
-            parent, node = self._existing(parent_inode, name)
+        keep_as = await self._save_content(parent_inode, name)
+        parent, node = self._existing(parent_inode, name)
         self._capture.unlink(parent, name, node, self._actor(ctx), keep_as)
         self._let_go(node, keep_as)
+
+    async def _save_content(self, inode: int, name: bytes) -> tuple[int, bytes] | None:
+        """Before a name goes or is replaced: its base content is in the log, or will be kept.
+
+        Returns the hidden place for it as `Seeder.before_destroy` does. There is no await between
+        the last look at the name and the return.
+        """
+        keep_as, saved = None, None
+        while True:
+            node = self._adopter.resolve(self._node(inode), name)
+            if node is None or node is saved or node.unseeded is None:
+                return keep_as if node is saved else None
+            keep_as, saved = await self._seeder.before_destroy(node), node
+            await self._ready()
 
     def _let_go(self, node: Node, keep_as: tuple[int, bytes] | None) -> None:
         if keep_as is not None:
@@ -283,12 +294,9 @@ class Operations(pyfuse3.Operations):
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
             raise FUSEError(errno.EINVAL)
         await self._ready()
-        keep_as = None
-        other = self._adopter.resolve(self._place(parent_inode_new, name_new), name_new)
-        if other is not None and other.unseeded is not None and not flags:
-            keep_as = await self._seeder.before_destroy(other)
-        parent, node = self._existing(parent_inode_old, name_old)
         new_parent = self._place(parent_inode_new, name_new)
+        keep_as = None if flags else await self._save_content(parent_inode_new, name_new)
+        parent, node = self._existing(parent_inode_old, name_old)
         other = self._adopter.resolve(new_parent, name_new)
         if other is not None and flags & RENAME_NOREPLACE:
             raise FUSEError(errno.EEXIST)
@@ -328,6 +336,7 @@ class Operations(pyfuse3.Operations):
         if fields.update_size:
             if node.unseeded is not None:
                 await self._seeder.before_truncate(node, attr.st_size)
+                await self._ready()
             handle = self._files.get(fh) if fh is not None else None
             fd = handle.fd if handle is not None and handle.writable else -1
             self._metadata.drop_privileges(node, ctx.uid, actor)
@@ -393,6 +402,7 @@ class Operations(pyfuse3.Operations):
         truncate = flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY
         if truncate and node.unseeded is not None:
             await self._seeder.before_truncate(node, 0)
+            await self._ready()
         fd = self._nodes.open(node, self._backing_flags(flags))
         try:
             if flags & os.O_ACCMODE != os.O_RDONLY:
@@ -426,6 +436,7 @@ class Operations(pyfuse3.Operations):
             node = handle.node
             if node.unseeded is not None:
                 await self._seeder.before_write(node, off, off + len(buf))
+                await self._ready()
             if node.privileged:
                 self._metadata.drop_privileges(node, handle.uid, handle.actor)
             written = self._capture.write(handle, off, buf)
@@ -436,7 +447,8 @@ class Operations(pyfuse3.Operations):
             raise fuse_error(error) from None
 
     async def flush(self, fh: int) -> None:
-        """close(2) of one of the descriptors: nothing is held back, so nothing is to be done."""
+        """close(2) of a descriptor: nothing is held back. ENOSYS: the kernel need not ask again."""
+        raise FUSEError(errno.ENOSYS)
 
     @guarded
     async def release(self, fh: int) -> None:
