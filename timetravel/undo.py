@@ -94,6 +94,8 @@ class _Planner:
             name = b"%b%d-%d" % (STAGE_PREFIX, self._now.lsn, len(self._waiting))
             stage = joined(self._scope, name)
             self._waiting[change.old_path] = stage
+            if change.old is not None:
+                self._names[change.old.node] = change.old_path
             self.plan.steps.append(Step(Action.MOVE, stage, other=change.path))
 
     def bring_back(self) -> None:
@@ -104,7 +106,6 @@ class _Planner:
             if old is None:
                 continue
             if change.kind is ChangeKind.RENAMED:
-                self._names.setdefault(old.node, change.old_path)
                 stage = self._waiting[change.old_path]
                 self.plan.steps.append(Step(Action.MOVE, change.old_path, other=stage))
             came_back = change.kind is ChangeKind.REMOVED
