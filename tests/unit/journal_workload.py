@@ -19,7 +19,7 @@ from store.volume import Store, new_config
 def make_store(root: Path) -> Store:
     """A new store whose volume does not exist: nothing here touches a mount."""
     return Store.create(
-        root / "store", new_config("/nowhere", 1, ring_files=4, ring_file_bytes=16 << 20)
+        root / "store", new_config("/nowhere", 1, ring_files=4, ring_file_bytes=8 << 20)
     )
 
 

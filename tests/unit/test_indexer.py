@@ -137,7 +137,7 @@ def test_the_ring_goes_round_while_the_indexer_follows(tmp_path: Path) -> None:
     workload = Workload(store)
     indexer = Indexer(store)
     workload.create()
-    for now in range(70):  # 70 MiB through a ring of 64
+    for now in range(40):  # 40 MiB through a ring of 32
         for _ in range(8):
             workload.log(Kind.WRITE, 2, 0, workload.rng.randbytes(1 << 17))
         workload.publish()
