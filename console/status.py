@@ -26,6 +26,9 @@ from console.volumes import volume_of
 from store.errors import StoreError
 from store.volume import Store, list_stores
 
+LEAST_PAYLOAD_BYTES = 1 << 20
+"""Below this the ratio of stored to written bytes is that of the index's fixed size."""
+
 
 def show_status(path: str, store_root: str | None, as_json: bool) -> None:
     """Print how the volume is that `path` lies in."""
@@ -206,14 +209,15 @@ def _seeding_text(seeding: Json, state: str) -> str:
 
 def _history_text(history: Json) -> str:
     oldest = history.get("oldest_ns")
-    if not isinstance(oldest, int):
+    if not isinstance(oldest, int) or not oldest:
         return "none yet"
     return f"since {time_text(oldest)} ({duration_text((time.time_ns() - oldest) / 1e9)})"
 
 
 def _journal_text(status: dict[str, Any]) -> str:
     ratio = status["ratio"]
-    shown = "" if ratio is None else f", {ratio:.2f} bytes stored per byte written"
+    tells_little = ratio is None or status["payload_bytes"] < LEAST_PAYLOAD_BYTES
+    shown = "" if tells_little else f", {ratio:.2f} bytes stored per byte written"
     return (
         f"{size_text(status['journal_bytes'])} for {size_text(status['payload_bytes'])} "
         f"of changes{shown}"
