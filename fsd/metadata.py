@@ -138,7 +138,9 @@ class Metadata:
             self._log_mode(node, before, actor)
 
     def removexattr(self, node: Node, name: bytes, actor: Lsn) -> None:
-        """Remove a value; OSError ENODATA when there is none."""
+        """Remove a value; OSError ENODATA when there is none (an ACL may lack: acl(5))."""
+        if name in _ACLS and self._value(node, name) is None:
+            return
         self.getxattr(node, name)
         before = self._nodes.stat(node).st_mode
         self._capture.removexattr(node, name, actor)

@@ -9,6 +9,7 @@ an await is looked up again after it.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ Entry = pyfuse3.EntryAttributes
 Context = pyfuse3.RequestContext
 
 MAX_NAME_BYTES = 255
+
+log = logging.getLogger(__name__)
 
 
 class Operations(pyfuse3.Operations):
@@ -100,13 +103,19 @@ class Operations(pyfuse3.Operations):
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """The kernel lets go of nodes. Also ends the handshake (see there)."""
         for inode, count in inode_list:
-            if inode == HANDSHAKE_NODE:
-                self._handshake.finish()
-            elif inode >= FIRST_PAST_INODE:
-                self._snapshots.forget(inode, count)
-            elif (node := self._nodes.by_id.get(inode)) is not None:
-                node.lookups = max(node.lookups - count, 0)
-                self._nodes.drop_if_unused(node)
+            try:
+                self._forget(inode, count)
+            except OSError:
+                log.exception("node %d could not be forgotten", inode)
+
+    def _forget(self, inode: int, count: int) -> None:
+        if inode == HANDSHAKE_NODE:
+            self._handshake.finish()
+        elif inode >= FIRST_PAST_INODE:
+            self._snapshots.forget(inode, count)
+        elif (node := self._nodes.by_id.get(inode)) is not None:
+            node.lookups = max(node.lookups - count, 0)
+            self._nodes.drop_if_unused(node)
 
     @guarded
     async def getattr(self, inode: int, ctx: Context) -> Entry:

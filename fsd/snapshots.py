@@ -24,11 +24,19 @@ import trio
 from pyfuse3 import FUSEError
 from timetravel.points import selection_for_listing
 
+from fsd.past_file import PastFile
 from fsd.session import Session
 from store.journal import NodeState, NotSeeded
 from store.types import Lsn, NodeId
 from timetravel.errors import NoSuchNode, TimetravelError
-from timetravel.moment import BeforeLastWrite, format_time, parse_moment
+from timetravel.moment import (
+    AtLsn,
+    AtTime,
+    BeforeLastWrite,
+    Moment,
+    format_time,
+    parse_moment,
+)
 from timetravel.resolve import ResolvedPoint, resolve
 from timetravel.view import View
 
@@ -172,7 +180,7 @@ class Snapshots:
                 raise FUSEError(errno.ENOENT) from None
             raise
         session = self._session
-        await session.wait_indexed(session.intake.lsn)
+        await self._wait_for(moment)
         about = directory if isinstance(moment, BeforeLastWrite) else None
 
         def ask() -> ResolvedPoint:
@@ -187,6 +195,17 @@ class Snapshots:
         self._find(entry.st_ino).point = point
         entry.entry_timeout = MOMENT_S
         return entry
+
+    async def _wait_for(self, moment: Moment) -> None:
+        """Return when the journal is far enough to tell what the moment means."""
+        session = self._session
+        if isinstance(moment, AtLsn) and moment.lsn <= session.page.indexed_lsn:
+            return
+        if isinstance(moment, AtTime):
+            newest = await self._in_thread(session.journal.last)
+            if newest is not None and moment.time_ns < newest.time_ns:
+                return
+        await session.wait_indexed(session.intake.lsn)
 
     # --- attributes -------------------------------------------------------------------------------
 
@@ -233,14 +252,13 @@ class Snapshots:
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC or inode.view is None:
             raise FUSEError(errno.EROFS)
         handle = next(self._handle_numbers)
-        self._handles[handle] = (inode.view, inode.node)
+        self._handles[handle] = PastFile(inode.view, inode.node)
         return pyfuse3.FileInfo(fh=handle, keep_cache=True)
 
     async def read(self, handle: int, offset: int, size: int) -> bytes:
         """Read from the journal."""
-        view, node = self._handles[handle]
-        content: bytes = await self._in_thread(view.read, node, offset, size)
-        return content
+        file: PastFile = self._handles[handle]
+        return await file.read(offset, size)
 
     def release(self, handle: int) -> None:
         """A file or directory of the past is closed."""
