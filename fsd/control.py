@@ -62,14 +62,15 @@ class Control:
             "umount": self._umount,
         }
 
-    async def run(self) -> None:
-        """Listen until cancelled."""
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen until cancelled; started once callers can connect."""
         path = self._session.store.socket_path
         path.unlink(missing_ok=True)
         listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with listener:
             await self._bind(listener, os.fsencode(path))
             listener.listen(16)
+            task_status.started()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._meter.run)
                 while True:

@@ -236,7 +236,7 @@ async def _mounted(
         control = Control(session, snapshots)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keeper.run)
-            nursery.start_soon(control.run)
+            await nursery.start(control.run)
             nursery.start_soon(_seed, session)
             nursery.start_soon(_stop_on_signal)
             nursery.start_soon(_announce, session, mount_point, starter)
