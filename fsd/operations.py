@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import pyfuse3
@@ -20,15 +20,14 @@ from pyfuse3 import FUSEError
 
 from fsd.adopt import HIDDEN
 from fsd.attributes import entry_of, no_entry, statfs_of
-from fsd.capture import Handle
 from fsd.directory import OpenDirectory
-from fsd.guard import fuse_error, guarded
+from fsd.guard import guarded
 from fsd.handshake import HANDSHAKE_NODE, Handshake
 from fsd.metadata import Metadata
 from fsd.nodes import Node
+from fsd.open_files import OpenFiles
 from fsd.session import Session
 from fsd.snapshots import FIRST_PAST_INODE, SNAPSHOTS, Snapshots
-from store.format import Flag, Kind
 from store.ops import RENAME_EXCHANGE, RENAME_NOREPLACE, Created
 from store.types import ROOT, Lsn
 
@@ -41,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Operations(pyfuse3.Operations):
-    """All handlers. File handles are descriptors; those of the past have numbers of their own."""
+    """All handlers, one class because pyfuse3 wants one."""
 
     supports_dot_lookup = False
     enable_acl = True
@@ -58,9 +57,8 @@ class Operations(pyfuse3.Operations):
         self._adopter = session.adopter
         self._seeder = session.seeder
         self._metadata = Metadata(session)
-        self._files: dict[int, Handle] = {}
+        self._files = OpenFiles(session, self._metadata, snapshots, self.enable_writeback_cache)
         self._directories: dict[int, OpenDirectory] = {}
-        self._synced_too = session.store.config.fsync == "both"
 
     # --- finding ----------------------------------------------------------------------------
 
@@ -212,14 +210,14 @@ class Operations(pyfuse3.Operations):
         if known is not None:
             if flags & os.O_EXCL:
                 raise FUSEError(errno.EEXIST)
-            info = await self._open(known, flags, ctx)
+            info = await self._files.open(known, flags, ctx)
             return info, self._answer(known)
         created = self._created(parent, name, mode | stat.S_IFREG, ctx, 0, b"")
         actor = self._actor(ctx)
-        node, fd = self._capture.create(parent, created, actor, self._backing_flags(flags))
+        node, fd = self._capture.create(parent, created, actor, self._files.backing_flags(flags))
         if parent.default_acl:
             self._metadata.log_inherited(node, created.mode)
-        info = self._enter_handle(node, fd, flags, ctx)
+        info = self._files.enter(node, fd, flags, ctx)
         return info, self._answer(node, os.fstat(fd))
 
     @guarded
@@ -346,8 +344,7 @@ class Operations(pyfuse3.Operations):
             if node.unseeded is not None:
                 await self._seeder.before_truncate(node, attr.st_size)
                 await self._ready()
-            handle = self._files.get(fh) if fh is not None else None
-            fd = handle.fd if handle is not None and handle.writable else -1
+            fd = self._files.writable_fd(fh)
             self._metadata.drop_privileges(node, ctx.uid, actor)
             self._capture.truncate(node, attr.st_size, actor, fd)
         self._metadata.setattr(node, attr, fields, actor)
@@ -385,106 +382,35 @@ class Operations(pyfuse3.Operations):
 
     # --- regular files --------------------------------------------------------------------------
 
-    def _backing_flags(self, flags: int) -> int:
-        """The kernel gives each write its offset and keeps O_DIRECT to itself; ours stay plain."""
-        access = flags & os.O_ACCMODE
-        # The kernel's write cache fills partly written pages by reading.
-        return os.O_RDWR if self.enable_writeback_cache and access == os.O_WRONLY else access
-
-    def _enter_handle(self, node: Node, fd: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
-        writable = flags & os.O_ACCMODE != os.O_RDONLY
-        actor = self._actor(ctx) if writable else Lsn(0)
-        self._files[fd] = Handle(node, fd, actor, ctx.uid, writable)
-        self._files[fd].synchronous = bool(flags & (os.O_SYNC | os.O_DSYNC)) and writable
-        node.uses += 1
-        return pyfuse3.FileInfo(fh=fd, keep_cache=True)
-
     @guarded
     async def open(self, inode: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
-        """Open a regular file: one descriptor of the backing file for each open."""
+        """Open a regular file."""
         if inode >= FIRST_PAST_INODE:
             return await self._snapshots.open(inode, flags)
         await self._ready()
-        return await self._open(self._node(inode), flags, ctx)
+        return await self._files.open(self._node(inode), flags, ctx)
 
-    async def _open(self, node: Node, flags: int, ctx: Context) -> pyfuse3.FileInfo:
-        truncate = flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY
-        if truncate and node.unseeded is not None:
-            await self._seeder.before_truncate(node, 0)
-            await self._ready()
-        fd = self._nodes.open(node, self._backing_flags(flags))
-        try:
-            if flags & os.O_ACCMODE != os.O_RDONLY:
-                self._metadata.look_for_capabilities(node, fd)
-            if truncate:
-                actor = self._actor(ctx)
-                self._metadata.drop_privileges(node, ctx.uid, actor)
-                self._capture.truncate(node, 0, actor, fd)
-            return self._enter_handle(node, fd, flags, ctx)
-        except BaseException:
-            if fd not in self._files:
-                os.close(fd)
-            raise
+    # The next four are awaited by pyfuse3; a coroutine of their own would cost more than it says.
 
-    async def read(self, fh: int, off: int, size: int) -> bytes:
-        """Read: the live file from the backing tree."""
-        try:
-            if fh in self._files:
-                return os.pread(fh, size, off)
-            return await self._snapshots.read(fh, off, size)
-        except Exception as error:  # noqa: BLE001  (see guard; inlined on the hot path)
-            raise fuse_error(error) from None
+    def read(self, fh: int, off: int, size: int) -> Coroutine[Any, Any, bytes]:
+        """Read."""
+        return self._files.read(fh, off, size)
 
-    async def write(self, fh: int, off: int, buf: bytes) -> int:
-        """Write: logged, then made."""
-        try:
-            handle = self._files[fh]
-            self._seeder.requests += 1
-            if not self._intake.has_room():
-                await self._session.wait_for_room()
-            node = handle.node
-            if node.unseeded is not None:
-                await self._seeder.before_write(node, off, off + len(buf))
-                await self._ready()
-            if node.privileged:
-                self._metadata.drop_privileges(node, handle.uid, handle.actor)
-            written = self._capture.write(handle, off, buf)
-            if handle.synchronous:
-                await self._session.flusher.durable(self._intake.lsn, handle.actor)
-            return written
-        except Exception as error:  # noqa: BLE001  (see guard; inlined on the hot path)
-            raise fuse_error(error) from None
+    def write(self, fh: int, off: int, buf: bytes) -> Coroutine[Any, Any, int]:
+        """Write."""
+        return self._files.write(fh, off, buf)
+
+    def release(self, fh: int) -> Coroutine[Any, Any, None]:
+        """The last descriptor of an open is gone."""
+        return self._files.release(fh)
+
+    def fsync(self, fh: int, datasync: bool) -> Coroutine[Any, Any, None]:
+        """fsync(2), fdatasync(2)."""
+        return self._files.fsync(fh, datasync)
 
     async def flush(self, fh: int) -> None:
         """close(2) of a descriptor: nothing is held back. ENOSYS: the kernel need not ask again."""
         raise FUSEError(errno.ENOSYS)
-
-    @guarded
-    async def release(self, fh: int) -> None:
-        """The last descriptor of an open is gone."""
-        handle = self._files.pop(fh, None)
-        if handle is None:
-            self._snapshots.release(fh)
-            return
-        os.close(handle.fd)
-        if handle.wrote:
-            await self._ready()
-            self._intake.append(Kind.CLOSE, handle.node.id, actor=handle.actor)
-        handle.node.uses -= 1
-        self._nodes.drop_if_unused(handle.node)
-
-    @guarded
-    async def fsync(self, fh: int, datasync: bool) -> None:
-        """fsync(2), fdatasync(2): the log is durable up to here when it returns."""
-        handle = self._files.get(fh)
-        if handle is None:
-            return
-        await self._ready()
-        flags = Flag.DATASYNC if datasync else 0
-        lsn = self._intake.append(Kind.FSYNC, handle.node.id, flags=flags, actor=handle.actor)
-        if self._synced_too:
-            await self._session.sync_backing(handle.fd)
-        await self._session.flusher.durable(lsn, handle.actor)
 
     # --- directories ----------------------------------------------------------------------------
 

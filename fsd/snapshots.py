@@ -22,7 +22,6 @@ from typing import Any
 import pyfuse3
 import trio
 from pyfuse3 import FUSEError
-from timetravel.points import selection_for_listing
 
 from fsd.past_file import PastFile
 from fsd.session import Session
@@ -37,6 +36,7 @@ from timetravel.moment import (
     format_time,
     parse_moment,
 )
+from timetravel.points import selection_for_listing
 from timetravel.resolve import ResolvedPoint, resolve
 from timetravel.view import View
 
