@@ -194,6 +194,9 @@ def _show(
         note(f"cdpfs: {path_text(failure.path)}: {failure.reason}")
     if report.failure_count > MAX_SHOWN_FAILURES:
         note(f"cdpfs: and {report.failure_count - MAX_SHOWN_FAILURES} more failures (see --json)")
+    if not report.ok:
+        note(f"cdpfs: {report.failure_count} paths could not be restored; the others are")
+        note("  next: do what the reasons above say, then run it again")
     for text, (count, first) in report.notes.items():
         more = f" and {count - 1} more" if count > 1 else ""
         note(f"cdpfs: {path_text(first)}{more}: {text}")

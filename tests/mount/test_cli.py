@@ -8,72 +8,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from console.exit_codes import ExitCode
-
-ROOT = Path(__file__).resolve().parents[2]
-RING = ("--ring-files", "3", "--ring-file-bytes", "8M")
+from tests.commandline import RING, ProtectedTree
 
 pytestmark = pytest.mark.skipif(
     not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs /dev/fuse"
 )
 
 
-class Volume:
-    """A protected directory, and `cdpfs` to be run on it."""
-
-    def __init__(self, top: Path) -> None:
-        self.top = top
-        self.tree = top / "tree"
-        self.environment = dict(os.environ, PYTHONPATH=str(ROOT), CDPFS_HOME=str(top / "home"))
-        self.tree.mkdir()
-
-    def run(
-        self, *arguments: str, code: ExitCode = ExitCode.OK, cwd: Path | str = "/"
-    ) -> subprocess.CompletedProcess[bytes]:
-        """Run `cdpfs`; it must end with `code`."""
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "console", *arguments],
-            env=self.environment,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == code, done.stderr.decode()
-        assert b"Traceback" not in done.stderr, done.stderr.decode()
-        if code:
-            assert b"\n  next: " in done.stderr, done.stderr.decode()
-        return done
-
-    def json(self, *arguments: str) -> Any:
-        """Run `cdpfs ... --json` and read what it prints."""
-        return json.loads(self.run(*arguments, "--json").stdout)
-
-    def now(self) -> str:
-        """A moment that includes everything up to here and nothing after."""
-        return f"@lsn:{self.json('status', str(self.tree))['lsn']}"
-
-    def path(self, name: str) -> str:
-        return str(self.tree / name)
-
-    @property
-    def is_mounted(self) -> bool:
-        return f" {self.tree} " in Path("/proc/self/mountinfo").read_text()
-
-    def end(self) -> None:
-        """Leave no mount behind, whatever the test did."""
-        while self.is_mounted:
-            subprocess.run(["fusermount3", "-uz", str(self.tree)], check=True)
-
-
 @pytest.fixture
-def volume(tmp_path: Path) -> Iterator[Volume]:
+def volume(tmp_path: Path) -> Iterator[ProtectedTree]:
     """A directory with a few files, protected."""
-    made = Volume(tmp_path)
+    made = ProtectedTree(tmp_path)
     (made.tree / "plan.txt").write_text("first\n")
     (made.tree / "sub").mkdir()
     (made.tree / "sub" / "deep.txt").write_text("deep\n")
@@ -86,7 +35,7 @@ def volume(tmp_path: Path) -> Iterator[Volume]:
         made.end()
 
 
-def test_protect_says_what_is_true_and_changes_nothing(volume: Volume) -> None:
+def test_protect_says_what_is_true_and_changes_nothing(volume: ProtectedTree) -> None:
     assert volume.is_mounted
     assert sorted(os.listdir(volume.tree)) == ["plan.txt", "sub"]
     assert (volume.tree / "plan.txt").read_text() == "first\n"
@@ -97,7 +46,7 @@ def test_protect_says_what_is_true_and_changes_nothing(volume: Volume) -> None:
     assert status["alarms"] == []
 
 
-def test_a_volume_is_named_by_any_path_inside_it(volume: Volume) -> None:
+def test_a_volume_is_named_by_any_path_inside_it(volume: ProtectedTree) -> None:
     status = json.loads(volume.run("status", "--json", cwd=volume.tree / "sub").stdout)
     assert status["directory"] == str(volume.tree)
     assert volume.run("cat", "deep.txt", "--at", "@now", cwd=volume.tree / "sub").stdout == (
@@ -105,7 +54,7 @@ def test_a_volume_is_named_by_any_path_inside_it(volume: Volume) -> None:
     )
 
 
-def test_a_file_is_read_and_restored_as_it_was(volume: Volume) -> None:
+def test_a_file_is_read_and_restored_as_it_was(volume: ProtectedTree) -> None:
     before = volume.now()
     plan = volume.tree / "plan.txt"
     plan.write_text("garbage over it\n")
@@ -118,7 +67,7 @@ def test_a_file_is_read_and_restored_as_it_was(volume: Volume) -> None:
     assert plan.read_text() == "garbage over it\n"
 
 
-def test_a_tree_restored_in_place_is_what_it_was(volume: Volume) -> None:
+def test_a_tree_restored_in_place_is_what_it_was(volume: ProtectedTree) -> None:
     before = volume.now()
     shutil.rmtree(volume.tree / "sub")
     (volume.tree / "new").write_text("came later")
@@ -129,7 +78,7 @@ def test_a_tree_restored_in_place_is_what_it_was(volume: Volume) -> None:
     assert (volume.tree / "sub" / "deep.txt").read_text() == "deep\n"
 
 
-def test_a_restore_elsewhere_overwrites_only_when_told_to(volume: Volume) -> None:
+def test_a_restore_elsewhere_overwrites_only_when_told_to(volume: ProtectedTree) -> None:
     before = volume.now()
     place = volume.top / "out"
     volume.run("restore", str(volume.tree), "--at", before, "--to", str(place))
@@ -142,7 +91,7 @@ def test_a_restore_elsewhere_overwrites_only_when_told_to(volume: Volume) -> Non
     assert (place / "plan.txt").read_text() == "first\n"
 
 
-def test_undo_takes_back_what_happened_since(volume: Volume) -> None:
+def test_undo_takes_back_what_happened_since(volume: ProtectedTree) -> None:
     before = volume.now()
     (volume.tree / "sub" / "deep.txt").rename(volume.tree / "sub" / "renamed.txt")
     (volume.tree / "sub" / "added").write_text("x")
@@ -150,7 +99,7 @@ def test_undo_takes_back_what_happened_since(volume: Volume) -> None:
     assert os.listdir(volume.tree / "sub") == ["deep.txt"]
 
 
-def test_diff_shows_what_changed(volume: Volume) -> None:
+def test_diff_shows_what_changed(volume: ProtectedTree) -> None:
     before = volume.now()
     (volume.tree / "plan.txt").write_text("second, longer\n")
     (volume.tree / "sub" / "deep.txt").unlink()
@@ -165,7 +114,7 @@ def test_diff_shows_what_changed(volume: Volume) -> None:
     assert [line[:1] for line in lines] == ["A", "M", "D"]
 
 
-def test_history_says_who_wrote(volume: Volume) -> None:
+def test_history_says_who_wrote(volume: ProtectedTree) -> None:
     with open(volume.tree / "plan.txt", "a") as file:
         file.write("more\n")
     (*_older, newest) = volume.json("history", volume.path("plan.txt"))
@@ -173,7 +122,7 @@ def test_history_says_who_wrote(volume: Volume) -> None:
     assert newest["pid"] == os.getpid()
 
 
-def test_deleted_files_are_found_and_come_back(volume: Volume) -> None:
+def test_deleted_files_are_found_and_come_back(volume: ProtectedTree) -> None:
     (volume.tree / "sub" / "deep.txt").unlink()
     (found,) = volume.json("deleted", str(volume.tree), "--name", "*.txt")
     assert found["path"] == "sub/deep.txt"
@@ -181,7 +130,7 @@ def test_deleted_files_are_found_and_come_back(volume: Volume) -> None:
     assert (volume.tree / "sub" / "deep.txt").read_text() == "deep\n"
 
 
-def test_a_mark_is_a_point_with_a_name(volume: Volume) -> None:
+def test_a_mark_is_a_point_with_a_name(volume: ProtectedTree) -> None:
     witness = volume.top / "order"
     volume.run(
         "mark",
@@ -200,7 +149,9 @@ def test_a_mark_is_a_point_with_a_name(volume: Volume) -> None:
     assert done.stdout == b"first\n"
 
 
-def test_a_failed_pre_command_means_no_mark_but_the_post_command_runs(volume: Volume) -> None:
+def test_a_failed_pre_command_means_no_mark_but_the_post_command_runs(
+    volume: ProtectedTree,
+) -> None:
     witness = volume.top / "post"
     volume.run(
         "mark",
@@ -226,16 +177,18 @@ def test_a_failed_pre_command_means_no_mark_but_the_post_command_runs(volume: Vo
         ("@nonsense", ExitCode.NO_MOMENT),
     ],
 )
-def test_moments_that_are_none_are_refused(volume: Volume, moment: str, code: ExitCode) -> None:
+def test_moments_that_are_none_are_refused(
+    volume: ProtectedTree, moment: str, code: ExitCode
+) -> None:
     volume.run("cat", volume.path("plan.txt"), "--at", moment, code=code)
 
 
-def test_a_path_that_was_not_there_is_refused(volume: Volume) -> None:
+def test_a_path_that_was_not_there_is_refused(volume: ProtectedTree) -> None:
     volume.run("cat", volume.path("nothing"), "--at", "@now", code=ExitCode.NO_PATH)
     volume.run("restore", volume.path("nothing"), "--at", "@now", code=ExitCode.NO_PATH)
 
 
-def test_a_store_is_read_with_nothing_mounted(volume: Volume) -> None:
+def test_a_store_is_read_with_nothing_mounted(volume: ProtectedTree) -> None:
     before = volume.now()
     (volume.tree / "plan.txt").write_text("second")
     store = volume.json("status", str(volume.tree))["store"]
@@ -252,7 +205,7 @@ def test_a_store_is_read_with_nothing_mounted(volume: Volume) -> None:
     assert volume.is_mounted
 
 
-def test_unmounting_is_refused_while_somebody_works_in_it(volume: Volume) -> None:
+def test_unmounting_is_refused_while_somebody_works_in_it(volume: ProtectedTree) -> None:
     with open(volume.tree / "plan.txt") as file:
         refusal = volume.run("umount", str(volume.tree), code=ExitCode.BUSY)
         assert str(os.getpid()) in refusal.stderr.decode()
@@ -261,7 +214,7 @@ def test_unmounting_is_refused_while_somebody_works_in_it(volume: Volume) -> Non
     volume.run("umount", str(volume.tree), code=ExitCode.UNREACHABLE)
 
 
-def test_what_is_protected_can_not_be_protected_twice(volume: Volume) -> None:
+def test_what_is_protected_can_not_be_protected_twice(volume: ProtectedTree) -> None:
     volume.run("protect", str(volume.tree), code=ExitCode.BUSY)
     volume.run("mount", str(volume.tree), code=ExitCode.BUSY)
     other = str(volume.top / "other-store")
@@ -271,7 +224,7 @@ def test_what_is_protected_can_not_be_protected_twice(volume: Volume) -> None:
     assert not os.path.exists(other)
 
 
-def test_a_killed_daemon_is_brought_back_by_mount(volume: Volume) -> None:
+def test_a_killed_daemon_is_brought_back_by_mount(volume: ProtectedTree) -> None:
     (volume.tree / "plan.txt").write_text("written before the kill")
     before = volume.json("status", str(volume.tree))
     os.kill(before["pids"]["fsd"], signal.SIGKILL)
@@ -282,14 +235,14 @@ def test_a_killed_daemon_is_brought_back_by_mount(volume: Volume) -> None:
     assert done.stdout == b"written before the kill"
 
 
-def test_a_dead_mount_is_taken_away_by_umount(volume: Volume) -> None:
+def test_a_dead_mount_is_taken_away_by_umount(volume: ProtectedTree) -> None:
     os.kill(volume.json("status", str(volume.tree))["pids"]["fsd"], signal.SIGKILL)
     volume.run("umount", str(volume.tree))
     assert not volume.is_mounted
     assert (volume.tree / "plan.txt").read_text() == "first\n"
 
 
-def test_the_foreground_daemon_ends_in_order_on_sigterm(volume: Volume) -> None:
+def test_the_foreground_daemon_ends_in_order_on_sigterm(volume: ProtectedTree) -> None:
     volume.run("umount", str(volume.tree))
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "console", "mount", "--foreground", str(volume.tree)],
@@ -308,13 +261,13 @@ def test_the_foreground_daemon_ends_in_order_on_sigterm(volume: Volume) -> None:
     assert not volume.is_mounted
 
 
-def test_doctor_finds_a_healthy_volume_healthy(volume: Volume) -> None:
+def test_doctor_finds_a_healthy_volume_healthy(volume: ProtectedTree) -> None:
     findings = volume.json("doctor", str(volume.tree))
     assert {finding["level"] for finding in findings} <= {"ok", "warn"}
     assert {"mount", "indexer", "journal"} <= {finding["check"] for finding in findings}
 
 
-def test_verify_and_reindex_agree_with_a_healthy_store(volume: Volume) -> None:
+def test_verify_and_reindex_agree_with_a_healthy_store(volume: ProtectedTree) -> None:
     moment = volume.now()
     (volume.tree / "plan.txt").write_text("second")
     volume.run("verify", str(volume.tree))
@@ -326,7 +279,7 @@ def test_verify_and_reindex_agree_with_a_healthy_store(volume: Volume) -> None:
     assert volume.run("cat", volume.path("plan.txt"), "--at", moment).stdout == b"first\n"
 
 
-def test_damage_is_found_and_has_its_exit_code(volume: Volume) -> None:
+def test_damage_is_found_and_has_its_exit_code(volume: ProtectedTree) -> None:
     (volume.tree / "plan.txt").write_bytes(os.urandom(1 << 20))
     volume.run("umount", str(volume.tree))
     store = Path(volume.json("status", str(volume.tree))["store"])
