@@ -69,18 +69,19 @@ class View:
         """What stood under `name`; None if nothing did. NotADirectory."""
 
         def find(snapshot: Snapshot) -> NodeState | None:
-            node = self._child(snapshot, directory, name)
-            return None if node is None else snapshot.state(node, self.lsn)
+            try:
+                node = snapshot.child(directory, name, self.lsn)
+            except NotSeeded:
+                # Only of a directory can something be demanded.
+                self._check_directory(snapshot, directory)
+                raise
+            if node is None:
+                # The check costs a lookup, so only where the answer is in doubt.
+                self._check_directory(snapshot, directory)
+                return None
+            return snapshot.state(node, self.lsn)
 
         return self._ask(find)
-
-    def _child(self, snapshot: Snapshot, directory: NodeId, name: bytes) -> NodeId | None:
-        try:
-            return snapshot.child(directory, name, self.lsn)
-        except NotSeeded:
-            # Only what is a directory can be demanded; the check costs a lookup, so not before.
-            self._check_directory(snapshot, directory)
-            raise
 
     def entries(self, directory: NodeId) -> list[tuple[bytes, NodeId]]:
         """All names with their nodes, sorted, without `.` and `..`. NotADirectory."""

@@ -68,7 +68,7 @@ class RecordedTree:
         self._ops: list[Op] = []
         self._nodes: dict[int, NodeId] = {}
         self._last_node = ROOT
-        self._log(Kind.MOUNT, NO_NODE, 0, b"{}")
+        self.log(Kind.MOUNT, NO_NODE, 0, b"{}")
         self._adopt_root()
         self.journal = Journal(self.store)
 
@@ -80,14 +80,17 @@ class RecordedTree:
 
     # The log
 
-    def _log(self, kind: Kind, node: int, offset: int = 0, payload: bytes = b"") -> Lsn:
+    def log(
+        self, kind: Kind, node: int, offset: int = 0, payload: bytes = b"", flags: int = 0
+    ) -> Lsn:
+        """Append an op as it is; the real tree is not touched."""
         self.lsn = Lsn(self.lsn + 1)
         self.clock_ns += STEP_NS
         op = Op(
             self.lsn,
             TimeNs(self.clock_ns),
             kind,
-            0,
+            flags,
             NodeId(node),
             offset,
             self._actor,
@@ -98,15 +101,21 @@ class RecordedTree:
         return self.lsn
 
     def _adopt_root(self) -> None:
-        found = os.stat(self.root)
-        self._nodes[found.st_ino] = ROOT
+        self._nodes[os.stat(self.root).st_ino] = ROOT
+        self.adopt(b"", Lsn(1))
+        self.log(Kind.DIR_SEEDED, ROOT)
+        self.log(Kind.SEEDED, NO_NODE)
+
+    def adopt(self, path: bytes, since: Lsn) -> None:
+        """Log that what stands at `path` was found there by the mount at `since`."""
+        found = os.lstat(self.path(path))
+        parent = self._parent(path) if path else NO_NODE
+        size = found.st_size if stat.S_ISREG(found.st_mode) else 0
         adopted = Adopted(
-            NO_NODE, b"", found.st_mode, found.st_uid, found.st_gid, 0, 0,
+            parent, os.path.basename(path), found.st_mode, found.st_uid, found.st_gid, 0, size,
             found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_nlink,
         )  # fmt: skip
-        self._log(Kind.ADOPT, ROOT, 1, adopted.encode())
-        self._log(Kind.DIR_SEEDED, ROOT)
-        self._log(Kind.SEEDED, NO_NODE)
+        self.log(Kind.ADOPT, self.node(path), since, adopted.encode())
 
     def commit(self) -> Lsn:
         """Index everything logged, as one batch; returns the newest LSN."""
@@ -138,11 +147,11 @@ class RecordedTree:
     def act_as(self, pid: int, command: bytes = b"tester") -> None:
         """The ops that follow are done by that process."""
         self._actor = Lsn(0)
-        self._actor = self._log(Kind.ACTOR, NO_NODE, 0, Actor(7, 8, pid, 1, 1, command).encode())
+        self._actor = self.log(Kind.ACTOR, NO_NODE, 0, Actor(7, 8, pid, 1, 1, command).encode())
 
     def mark(self, name: str) -> Lsn:
         """Set a mark."""
-        return self._log(Kind.MARK, NO_NODE, 0, name.encode())
+        return self.log(Kind.MARK, NO_NODE, 0, name.encode())
 
     # Changes
 
@@ -172,7 +181,7 @@ class RecordedTree:
         created = Created(
             os.path.basename(path), found.st_mode, found.st_uid, found.st_gid, found.st_rdev, target
         )
-        self._log(Kind.CREATE, self._last_node, self._parent(path), created.encode())
+        self.log(Kind.CREATE, self._last_node, self._parent(path), created.encode())
         os.utime(full, ns=(self.clock_ns, self.clock_ns), follow_symlinks=False)
         self._stamp(os.path.dirname(path))
 
@@ -203,19 +212,19 @@ class RecordedTree:
             os.pwrite(file.fileno(), data, offset)
         for start in range(0, len(data), FRAME_BYTES):
             piece = data[start : start + FRAME_BYTES]
-            self._log(Kind.WRITE, self.node(path), offset + start, piece)
+            self.log(Kind.WRITE, self.node(path), offset + start, piece)
         self._stamp(path)
 
     def truncate(self, path: bytes, size: int) -> None:
         """Cut or extend a file."""
         os.truncate(self.path(path), size)
-        self._log(Kind.TRUNCATE, self.node(path), size)
+        self.log(Kind.TRUNCATE, self.node(path), size)
         self._stamp(path)
 
     def link(self, source: bytes, path: bytes) -> None:
         """Make a hard link."""
         os.link(self.path(source), self.path(path), follow_symlinks=False)
-        self._log(Kind.LINK, self.node(path), self._parent(path), os.path.basename(path))
+        self.log(Kind.LINK, self.node(path), self._parent(path), os.path.basename(path))
         self._stamp(os.path.dirname(path))
 
     def remove(self, path: bytes) -> None:
@@ -228,7 +237,7 @@ class RecordedTree:
             os.unlink(self.path(path))
         if stat.S_ISDIR(found.st_mode) or found.st_nlink == 1:
             del self._nodes[found.st_ino]
-        self._log(Kind.UNLINK, node, parent, os.path.basename(path))
+        self.log(Kind.UNLINK, node, parent, os.path.basename(path))
         self._stamp(os.path.dirname(path))
 
     def rename(self, old: bytes, new: bytes) -> None:
@@ -242,7 +251,7 @@ class RecordedTree:
                 del self._nodes[found.st_ino]
         os.rename(self.path(old), self.path(new))
         renamed = Renamed(os.path.basename(old), new_parent, os.path.basename(new), 0, other)
-        self._log(Kind.RENAME, node, parent, renamed.encode())
+        self.log(Kind.RENAME, node, parent, renamed.encode())
         self._stamp(os.path.dirname(old), os.path.dirname(new))
 
     def exchange(self, one: bytes, two: bytes) -> None:
@@ -260,35 +269,35 @@ class RecordedTree:
         os.rename(self.path(one), spare)
         os.rename(self.path(two), self.path(one))
         os.rename(spare, self.path(two))
-        self._log(Kind.RENAME, node, parent, renamed.encode())
+        self.log(Kind.RENAME, node, parent, renamed.encode())
         self._stamp(os.path.dirname(one), os.path.dirname(two))
 
     def chmod(self, path: bytes, mode: int) -> None:
         """Set permissions."""
         os.chmod(self.path(path), mode)
-        self._log(Kind.SETATTR, self.node(path), 0, Attributes(SET_MODE, mode).encode())
+        self.log(Kind.SETATTR, self.node(path), 0, Attributes(SET_MODE, mode).encode())
 
     def chown(self, path: bytes, uid: int, gid: int) -> None:
         """Set the owner. Needs root."""
         os.chown(self.path(path), uid, gid, follow_symlinks=False)
         attributes = Attributes(SET_UID | SET_GID, 0, uid, gid)
-        self._log(Kind.SETATTR, self.node(path), 0, attributes.encode())
+        self.log(Kind.SETATTR, self.node(path), 0, attributes.encode())
 
     def utime(self, path: bytes, atime_ns: int, mtime_ns: int) -> None:
         """Set times."""
         os.utime(self.path(path), ns=(atime_ns, mtime_ns), follow_symlinks=False)
         attributes = Attributes(SET_ATIME | SET_MTIME, atime_ns=atime_ns, mtime_ns=mtime_ns)
-        self._log(Kind.SETATTR, self.node(path), 0, attributes.encode())
+        self.log(Kind.SETATTR, self.node(path), 0, attributes.encode())
 
     def setxattr(self, path: bytes, name: bytes, value: bytes) -> None:
         """Set an extended attribute."""
         os.setxattr(self.path(path), name, value)
-        self._log(Kind.SETXATTR, self.node(path), len(name), name + value)
+        self.log(Kind.SETXATTR, self.node(path), len(name), name + value)
 
     def removexattr(self, path: bytes, name: bytes) -> None:
         """Remove an extended attribute."""
         os.removexattr(self.path(path), name)
-        self._log(Kind.REMOVEXATTR, self.node(path), 0, name)
+        self.log(Kind.REMOVEXATTR, self.node(path), 0, name)
 
     def remove_tree(self, path: bytes) -> None:
         """As `rm -r`."""
