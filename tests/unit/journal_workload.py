@@ -159,7 +159,8 @@ def answers(journal: Journal) -> dict[str, object]:
         }
         stats = {key: value for key, value in snapshot.stats().items() if key != "index_bytes"}
         return {
-            "ops": list(snapshot.ops(Lsn(1), Lsn(end + 1))),
+            # Where a payload stands in its batch depends on where that was cut.
+            "ops": [op._replace(position=0) for op in snapshot.ops(Lsn(1), Lsn(end + 1))],
             "payloads": [journal.read_payload(lsn) for lsn in samples],
             "files": files,
             "points": list(snapshot.points(Lsn(1), Lsn(end + 1))),
