@@ -1,0 +1,1 @@
+"""Golden files: segments as format version 1 wrote them, whole and damaged. They stay for ever."""
