@@ -21,7 +21,7 @@ from timetravel.content import PIECE_BYTES, same_pieces
 from timetravel.place import joined
 from timetravel.view import NodeState, View
 
-_SCAN_OPS = 200_000
+SCAN_OPS = 200_000
 """Up to this many ops between two views are read in order to enter changed directories only."""
 
 _WINDOW_BYTES = 16 * PIECE_BYTES
@@ -278,7 +278,7 @@ def _stirred_nodes(old: View, new: View) -> set[NodeId] | None:
     None when there are too many ops, or a session began in between: what a mount finds changed in
     the backing tree is dated back to its beginning, whenever it is found.
     """
-    if new.lsn - old.lsn > _SCAN_OPS:
+    if new.lsn - old.lsn > SCAN_OPS:
         return None
     with new.journal.snapshot() as snapshot:
         touched = _touched_nodes(snapshot, old, new)

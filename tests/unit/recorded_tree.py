@@ -36,6 +36,7 @@ from timetravel.view import View
 
 START_NS = 1_700_000_000_000_000_000
 STEP_NS = 1_000_000
+BATCH_BYTES = 8 << 20
 
 
 class Entry(NamedTuple):
@@ -118,27 +119,38 @@ class RecordedTree:
         self.log(Kind.ADOPT, self.node(path), since, adopted.encode())
 
     def commit(self) -> Lsn:
-        """Index everything logged, as one batch; returns the newest LSN."""
-        if self._ops:
-            encoded = encode_batch(self._ops, self._index.last_digest)
-            segment, offset = self._segments.append(encoded)
-            header = encoded.header
-            place = BatchPlace(
-                header.first_lsn,
-                header.last_lsn,
-                header.first_time_ns,
-                header.last_time_ns,
-                segment,
-                offset,
-                header.total_bytes,
-                header.payload_bytes,
-                header.digest,
-            )
-            self._index.begin()
-            self._index.apply(self._ops, place)
-            self._index.commit()
-            self._ops = []
+        """Index everything logged, in one batch if it fits; returns the newest LSN."""
+        batch: list[Op] = []
+        size = 0
+        for op in self._ops:
+            if size + len(op.payload) > BATCH_BYTES:
+                self._put(batch)
+                batch, size = [], 0
+            batch.append(op)
+            size += len(op.payload)
+        if batch:
+            self._put(batch)
+        self._ops = []
         return self.lsn
+
+    def _put(self, ops: list[Op]) -> None:
+        encoded = encode_batch(ops, self._index.last_digest)
+        segment, offset = self._segments.append(encoded)
+        header = encoded.header
+        place = BatchPlace(
+            header.first_lsn,
+            header.last_lsn,
+            header.first_time_ns,
+            header.last_time_ns,
+            segment,
+            offset,
+            header.total_bytes,
+            header.payload_bytes,
+            header.digest,
+        )
+        self._index.begin()
+        self._index.apply(ops, place)
+        self._index.commit()
 
     def wait(self, seconds: float) -> None:
         """Let the log's clock go on."""
@@ -173,7 +185,15 @@ class RecordedTree:
             atime_ns = os.lstat(full).st_atime_ns
             os.utime(full, ns=(atime_ns, self.clock_ns), follow_symlinks=False)
 
-    def _created(self, path: bytes, target: bytes = b"") -> None:
+    def log_directory(self, parent: NodeId, name: bytes) -> NodeId:
+        """Log a directory that no single path can name."""
+        self._last_node = NodeId(self._last_node + 1)
+        created = Created(name, 0o40755, os.geteuid(), os.getegid())
+        self.log(Kind.CREATE, self._last_node, parent, created.encode())
+        return self._last_node
+
+    def created(self, path: bytes, target: bytes = b"") -> None:
+        """Log that what stands at `path` was made there."""
         full = self.path(path)
         found = os.lstat(full)
         self._last_node = NodeId(self._last_node + 1)
@@ -188,24 +208,24 @@ class RecordedTree:
     def mkdir(self, path: bytes) -> None:
         """Make a directory."""
         os.mkdir(self.path(path))
-        self._created(path)
+        self.created(path)
 
     def symlink(self, target: bytes, path: bytes) -> None:
         """Make a symbolic link."""
         os.symlink(target, self.path(path))
-        self._created(path, target)
+        self.created(path, target)
 
     def mkfifo(self, path: bytes) -> None:
         """Make a fifo."""
         os.mkfifo(self.path(path))
-        self._created(path)
+        self.created(path)
 
     def write(self, path: bytes, data: bytes, offset: int = 0) -> None:
         """Write into a file, which is created if need be."""
         full = self.path(path)
         if not os.path.lexists(full):
             os.close(os.open(full, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o644))
-            self._created(path)
+            self.created(path)
         if not data:
             return
         with open(full, "r+b") as file:
