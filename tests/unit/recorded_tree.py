@@ -107,6 +107,11 @@ class RecordedTree:
         self.log(Kind.DIR_SEEDED, ROOT)
         self.log(Kind.SEEDED, NO_NODE)
 
+    def know(self, path: bytes) -> None:
+        """Give what stands at `path` a node; `adopt` logs it."""
+        self._last_node = NodeId(self._last_node + 1)
+        self._nodes[os.lstat(self.path(path)).st_ino] = self._last_node
+
     def adopt(self, path: bytes, since: Lsn) -> None:
         """Log that what stands at `path` was found there by the mount at `since`."""
         found = os.lstat(self.path(path))
