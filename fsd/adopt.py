@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import deque
 from dataclasses import dataclass, field
 
 from fsd.names import Names
@@ -20,6 +21,9 @@ from store.types import ROOT, Lsn, NodeId
 
 HIDDEN = b".cdpfs-keep"
 """Directory at the root of the covered tree for files that wait to be seeded after their unlink."""
+
+
+PURGE_AT_MOST = 20_000
 
 
 @dataclass
@@ -58,6 +62,7 @@ class Adopter:
         self.protected_ns = 0
         self.all_seeded = False
         self.unseeded: dict[int, Unseeded] = {}
+        self._order: deque[tuple[int, int]] = deque()
         self.adopted_files = 0
         self.adopted_bytes = 0
 
@@ -66,17 +71,25 @@ class Adopter:
         known = self._nodes.child(parent, name)
         if known is not None:
             return known
-        if parent.id == ROOT and name == HIDDEN:
-            return None
-        node_id = self._names.child(parent.id, name)
-        dir_fd = self._nodes.dir_fd(parent)
+        found = self.look(parent, name)
+        return None if found is None else found[0]
+
+    def look(self, parent: Node, name: bytes) -> tuple[Node, os.stat_result] | None:
+        """As `resolve`, with the attributes of the backing file."""
+        known = self._nodes.child(parent, name)
         try:
+            if known is not None:
+                return known, self._nodes.stat(known)
+            if parent.id == ROOT and name == HIDDEN:
+                return None
+            dir_fd = self._nodes.dir_fd(parent)
             status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
+        node_id = self._names.child(parent.id, name)
         if node_id is None:
-            return self._adopt(parent, name, status)
-        return self._enter(node_id, parent, name, status)
+            return self._adopt(parent, name, status), status
+        return self._enter(node_id, parent, name, status), status
 
     def _enter(self, node_id: NodeId, parent: Node, name: bytes, status: os.stat_result) -> Node:
         """The node in memory; what is still to be seeded of it is looked up."""
@@ -101,8 +114,12 @@ class Adopter:
         if base is None or base.complete:
             return None
         found = Unseeded(base.since, base.size_bytes, 0)
-        self.unseeded[node_id] = found
+        self._remember(node_id, found)
         return found
+
+    def _remember(self, node_id: NodeId, state: Unseeded) -> None:
+        self.unseeded[node_id] = state
+        self._order.append((state.lsn, node_id))
 
     def _adopt(self, parent: Node, name: bytes, status: os.stat_result) -> Node:
         """Log what was found under a name, and enter it."""
@@ -142,7 +159,7 @@ class Adopter:
             if status.st_nlink > 1:
                 self._names.set_inode(status.st_ino, node_id, lsn)
             if status.st_size:
-                self.unseeded[node_id] = Unseeded(since, status.st_size, lsn)
+                self._remember(node_id, Unseeded(since, status.st_size, lsn))
                 self.all_seeded = False
                 self.adopted_bytes += status.st_size
 
@@ -175,15 +192,20 @@ class Adopter:
         self._intake.append(Kind.DIR_SEEDED, node.id)
 
     def purge(self) -> None:
-        """Drop what the index knows by now."""
-        indexed = self._names.indexed_lsn
-        gone = [
-            node_id
-            for node_id, state in self.unseeded.items()
-            if state.complete and state.lsn <= indexed
-        ]
-        for node_id in gone:
-            del self.unseeded[node_id]
+        """Drop what the index knows by now, oldest first, a bounded number at a time.
+
+        What a node in memory refers to must stay: there may be only one state of a node.
+        """
+        indexed, order = self._names.indexed_lsn, self._order
+        for _ in range(min(len(order), PURGE_AT_MOST)):
+            lsn, node_id = order.popleft()
+            state = self.unseeded.get(node_id)
+            if state is None:
+                continue
+            if state.lsn <= indexed and (state.complete or node_id not in self._nodes.by_id):
+                del self.unseeded[node_id]
+            else:
+                order.append((lsn, node_id))
 
 
 def read_xattrs(path: bytes, follow: bool) -> tuple[tuple[bytes, bytes], ...]:

@@ -82,12 +82,13 @@ class OpenDirectory:
     def _reply_name(self, session: Session, name: bytes, position: int, token: Any) -> bool:
         """False when the buffer is full. Names that are gone meanwhile are passed over."""
         try:
-            node = session.adopter.resolve(self.node, name)
-            if node is None:
-                return True
-            entry = entry_of(session.nodes.stat(node), node.id, node.touched_ns)
+            found = session.adopter.look(self.node, name)
         except FileNotFoundError:
             return True
+        if found is None:
+            return True
+        node, status = found
+        entry = entry_of(status, node.id, node.touched_ns)
         if not pyfuse3.readdir_reply(token, name, entry, position + 1):
             session.nodes.drop_if_unused(node)
             return False

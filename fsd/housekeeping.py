@@ -14,6 +14,7 @@ import time
 
 import trio
 
+from fsd.nodes import Node
 from fsd.session import Session
 from store.errors import StoreError
 from store.format import Kind
@@ -68,17 +69,23 @@ class Housekeeper:
         """Write the deferred mtimes of all nodes to the backing tree."""
         session = self._session
         for count, node in enumerate(tuple(session.capture.touched.values())):
-            if not node.linked and not node.uses:
-                session.capture.touched.pop(node.id, None)
-                node.touched_ns = 0
-            else:
-                try:
+            try:
+                if self._is_removed(node):
+                    session.capture.touched.pop(node.id, None)
+                    node.touched_ns = 0
+                else:
                     session.capture.apply_times(node)
-                except OSError as error:
-                    log.info("mtime of node %d: %s", node.id, error)
+            except OSError as error:
+                log.info("mtime of node %d: %s", node.id, error)
             session.nodes.drop_if_unused(node)
             if count % TIMES_SLICE == TIMES_SLICE - 1:
                 await trio.lowlevel.checkpoint()
+
+    def _is_removed(self, node: Node) -> bool:
+        """Will nobody see its times? The name in memory can be gone while a hard link is left."""
+        if node.linked or node.uses or not node.touched_ns:
+            return not node.touched_ns
+        return not self._session.nodes.stat(node).st_nlink
 
     async def _checkpoints(self) -> None:
         session = self._session

@@ -95,8 +95,8 @@ class Operations(pyfuse3.Operations):
         if name == SNAPSHOTS:
             return self._snapshots.entrance(parent.id)
         await self._ready()
-        node = self._adopter.resolve(parent, name)
-        return no_entry() if node is None else self._answer(node)
+        found = self._adopter.look(parent, name)
+        return no_entry() if found is None else self._answer(*found)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """The kernel lets go of nodes. Also ends the handshake (see there)."""

@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 SLICE_S = 0.002
 """The background walk gives way to requests at least this often."""
 
+MAX_AHEAD = 20_000
+"""The background walk waits while the indexer is so many ops behind."""
+
 INLINE_CHUNKS = 4
 """A file of more unseeded chunks is not seeded before its unlink, but kept in the hidden place."""
 
@@ -251,6 +254,7 @@ class Seeder:
                         self._nodes.drop_if_unused(child)
                     if time.monotonic() - started > SLICE_S:
                         await self._give_way()
+                        await self._let_index_follow()
                         started = time.monotonic()
         finally:
             os.close(fd)
@@ -261,6 +265,12 @@ class Seeder:
         await trio.lowlevel.checkpoint()
         if self.requests != before:
             await trio.sleep(SLICE_S)
+
+    async def _let_index_follow(self) -> None:
+        """What is not indexed is held in memory: stay within sight of the indexer."""
+        while self._intake.lsn - self._names.indexed_lsn > MAX_AHEAD:
+            await trio.sleep(SLICE_S * 10)
+            self._adopter.purge()
 
     # --- the background walk ------------------------------------------------------------------
 
