@@ -22,6 +22,7 @@ from pathlib import Path
 from console.control import Json, connect_if_mounted, error_from
 from console.errors import ConsoleError, DaemonError
 from console.exit_codes import ExitCode
+from fsd.mountpoint import FILESYSTEM_NAME, mounts
 from store.volume import Store
 
 _LOG_TAIL_LINES = 15
@@ -52,20 +53,36 @@ def start(store: Store, on_progress: Callable[[Json], None] | None = None) -> No
         raise
     finally:
         os.close(writer)
-    with open(reader, "rb") as answers:
-        try:
-            for line in answers:
-                answer = json.loads(line)
-                if "progress" not in answer:
-                    _raise_refusal(answer)
-                    _wait_for_socket(store, process)
-                    return
-                if on_progress is not None:
-                    on_progress(answer["progress"])
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGTERM)
-            raise
-    raise _died(store, process.wait())
+    try:
+        answer = _first_answer(reader, on_progress)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGTERM)
+        raise
+    if answer is None:
+        raise _died(store, process.wait())
+    if answer.get("ok") is not True:
+        error = answer.get("error")
+        raise error_from(error if isinstance(error, dict) else {})
+    _wait_for_socket(store, process)
+
+
+def was_ready(reader: int) -> bool:
+    """Whether the daemon at the other end of a pipe says that the mount answers."""
+    answer = _first_answer(reader, None)
+    return answer is not None and answer.get("ok") is True
+
+
+def _first_answer(reader: int, on_progress: Callable[[Json], None] | None) -> Json | None:
+    """What the daemon says after its progress reports; None when it dies without a word."""
+    with open(reader, "rb") as lines:
+        for line in lines:
+            answer: Json = json.loads(line)
+            progress = answer.get("progress")
+            if not isinstance(progress, dict):
+                return answer
+            if on_progress is not None:
+                on_progress(progress)
+    return None
 
 
 def command(store: Store) -> list[str]:
@@ -81,13 +98,6 @@ def environment() -> dict[str, str]:
         others = values.get("PYTHONPATH")
         values["PYTHONPATH"] = f"{source}{os.pathsep}{others}" if others else str(source)
     return values
-
-
-def _raise_refusal(answer: Json) -> None:
-    """DaemonError unless the daemon says that all is well."""
-    if answer.get("ok") is not True:
-        error = answer.get("error")
-        raise error_from(error if isinstance(error, dict) else {})
 
 
 def _wait_for_socket(store: Store, process: subprocess.Popen[bytes]) -> None:
@@ -149,11 +159,18 @@ def _wait_for_end(pid: int) -> None:
         os.close(handle)
 
 
+def is_mounted(mount_point: str) -> bool:
+    """Whether cdpfs is mounted there, its daemon alive or not."""
+    return (mount_point, FILESYSTEM_NAME) in mounts()
+
+
 def is_stale(mount_point: str) -> bool:
-    """Whether a mount stands there whose daemon is gone.
+    """Whether a mount of ours stands there whose daemon is gone.
 
     statfs always asks the daemon; attributes may still be answered from the kernel's cache.
     """
+    if not is_mounted(mount_point):
+        return False
     try:
         os.statvfs(mount_point)
     except OSError as error:

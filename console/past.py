@@ -32,9 +32,14 @@ class Past:
     def __init__(self, path: str, store_root: str | None) -> None:
         self.place: Place = place_of(path, store_root)
         self._control: Control | None = connect_if_mounted(self.place.store)
-        if self._control is not None:
-            self._control.call("sync")
-        self.journal = Journal(self.place.store)
+        try:
+            if self._control is not None:
+                self._control.call("sync")
+            self.journal = Journal(self.place.store)
+        except BaseException:
+            if self._control is not None:
+                self._control.close()
+            raise
         self.now_ns = time.time_ns()
 
     @property

@@ -63,10 +63,13 @@ def protect(directory: str, wishes: Wishes, foreground: bool) -> None:
     directory = os.path.realpath(directory)
     store = _existing(directory, wishes)
     created = store is None
+    if store is not None:
+        _refuse_if_mounted(store)
+    if wishes.mount_at is not None:
+        _clear_the_way(os.path.realpath(wishes.mount_at), directory)
     if store is None:
         store = _create(directory, wishes)
     else:
-        _refuse_if_mounted(store)
         _change_settings(store, wishes)
     if foreground:
         run_in_foreground(store)
@@ -108,18 +111,12 @@ def unmount(path: str, store_root: str | None) -> None:
         with contextlib.suppress(NotMounted):
             control.call("umount")
     daemon.wait_gone(store, pid)
-    if _is_mounted(store):
+    if daemon.is_mounted(store.config.mount_point):
         raise NotMounted(
             f"the daemon ended, but the mount at {store.config.mount_point} is still there",
             f"cdpfs umount {store.config.mount_point}",
         )
     say(f"unmounted  {store.config.mount_point}")
-
-
-def _is_mounted(store: Store) -> bool:
-    from fsd.mountpoint import FILESYSTEM_NAME, mounts
-
-    return (store.config.mount_point, FILESYSTEM_NAME) in mounts()
 
 
 def _existing(directory: str, wishes: Wishes) -> Store | None:
@@ -235,18 +232,30 @@ def _change_settings(store: Store, wishes: Wishes) -> None:
 
 
 def _bring_up(store: Store) -> None:
-    where = store.config.mount_point
-    if daemon.clear_stale_mount(where):
-        note(f"took away the dead mount at {where}, whose daemon was gone")
+    _clear_the_way(store.config.mount_point, store.config.directory)
     with contextlib.closing(PhaseLine()) as line:
         daemon.start(store, line.show)
+
+
+def _clear_the_way(where: str, directory: str) -> None:
+    """Take a dead mount away, and see that a mount point elsewhere can be one."""
+    if daemon.clear_stale_mount(where):
+        note(f"took away the dead mount at {where}, whose daemon was gone")
+    if where == directory:
+        return
+    hint = "make an empty directory outside the protected one: mkdir MNT, then --at MNT"
+    if not os.path.isdir(where):
+        raise WrongUse(f"the mount point {where} is not a directory", hint)
+    if (where + "/").startswith(directory.rstrip("/") + "/"):
+        raise WrongUse(f"the mount point {where} lies inside {directory}", hint)
+    if os.listdir(where):
+        raise WrongUse(f"the mount point {where} is not empty", hint)
 
 
 def run_in_foreground(store: Store) -> NoReturn:
     """Become the daemon. Under systemd (NOTIFY_SOCKET) a child reports when the mount answers."""
     where = store.config.mount_point
-    if daemon.clear_stale_mount(where):
-        note(f"took away the dead mount at {where}, whose daemon was gone")
+    _clear_the_way(store.config.mount_point, store.config.directory)
     arguments = daemon.command(store)
     notify = os.environ.get("NOTIFY_SOCKET")
     if notify:
@@ -258,18 +267,20 @@ def run_in_foreground(store: Store) -> NoReturn:
 
 
 def _notify_when_ready(address: str) -> int:
-    """Fork a child that waits for the daemon's first word and hands it on to systemd.
+    """Have a process wait for the daemon's first word and hand it on to systemd.
 
     Returns the descriptor that the daemon writes to. The protocol is that of sd_notify(3).
     """
     reader, writer = os.pipe()
-    if os.fork():
+    child = os.fork()
+    if child:
         os.close(reader)
+        os.waitpid(child, 0)
+        os.set_inheritable(writer, True)
         return writer
     os.close(writer)
-    with open(reader, "rb") as answers:
-        answer = answers.readline()
-    if b'"ok":true' in answer.replace(b" ", b""):
+    # The one that waits is a grandchild: the daemon would not know of a child to be reaped.
+    if not os.fork() and daemon.was_ready(reader):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
             supervisor.sendto(b"READY=1", "\0" + address[1:] if address[0] == "@" else address)
     os._exit(0)

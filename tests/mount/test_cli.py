@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -259,6 +260,23 @@ def test_the_foreground_daemon_ends_in_order_on_sigterm(volume: ProtectedTree) -
         process.stderr.read()
     assert process.returncode == 0
     assert not volume.is_mounted
+
+
+def test_systemd_is_told_when_the_mount_answers(volume: ProtectedTree) -> None:
+    volume.run("umount", str(volume.tree))
+    address = str(volume.top / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(address)
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "console", "mount", "--foreground", str(volume.tree)],
+            env=volume.environment | {"NOTIFY_SOCKET": address},
+            stderr=subprocess.DEVNULL,
+        )
+        with process:
+            assert supervisor.recv(100) == b"READY=1"
+            assert volume.is_mounted
+            process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0
 
 
 def test_doctor_finds_a_healthy_volume_healthy(volume: ProtectedTree) -> None:

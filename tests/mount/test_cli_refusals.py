@@ -68,6 +68,15 @@ def test_a_store_inside_the_directory_or_around_it(tree: ProtectedTree) -> None:
     assert os.listdir(tree.tree) == ["file"]
 
 
+def test_a_mount_point_that_can_be_none(tree: ProtectedTree) -> None:
+    (tree.tree / "sub").mkdir()
+    (tree.top / "full").mkdir()
+    (tree.top / "full" / "something").touch()
+    for place in (tree.top / "nothing", tree.tree / "file", tree.tree / "sub", tree.top / "full"):
+        tree.run("protect", str(tree.tree), "--at", str(place), code=ExitCode.USAGE)
+    assert no_store_was_left(tree)
+
+
 @as_root
 def test_a_directory_with_a_file_system_mounted_inside(tree: ProtectedTree) -> None:
     with tmpfs(tree.tree / "nested"):
