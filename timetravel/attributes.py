@@ -47,14 +47,16 @@ def apply_attributes(
     found = os.stat(target)
     mode = stat.S_IMODE(state.mode)
     # The owner first: changing it clears set-id bits and file capabilities.
-    if (found.st_uid, found.st_gid) != (state.uid, state.gid) and not _set_owner(target, state):
+    other_owner = (found.st_uid, found.st_gid) != (state.uid, state.gid)
+    if other_owner and not _set_owner(target, state):
         note("the owner could not be set")
         if mode & _SET_ID_BITS:
             note("set-id bits were left out because the owner could not be set")
             mode &= ~_SET_ID_BITS
     _set_xattrs(target, xattrs, note)
-    # After the ACL, which the permission bits are a part of.
-    if not stat.S_ISLNK(state.mode) and stat.S_IMODE(os.stat(target).st_mode) != mode:
+    # After the ACL, which the permission bits are a part of. A needless chmod would be logged.
+    stirred = other_owner or any(name.startswith(b"system.posix_acl_") for name in xattrs)
+    if not stat.S_ISLNK(state.mode) and (stirred or stat.S_IMODE(found.st_mode) != mode):
         os.chmod(target, mode)
     os.utime(target, ns=(state.atime_ns, state.mtime_ns))
 

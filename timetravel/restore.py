@@ -181,13 +181,12 @@ class _Planner:
             quiet = present is not None and unchanged(present, state, self._view)
             self.plan.steps.append(Step(Action.KEEP if quiet else Action.DIRECTORY, path, node))
         try:
-            names = self._view.entries(node)
+            names = self._view.listing(node)
             if there is not None and self._delete_new:
-                self._remove_new(path, {name for name, _node in names})
+                self._remove_new(path, {name for name, _state in names})
             below_now = present.node if present is not None else None
             for name, child in names:
-                state = self._view.state(child)
-                yield _Entry(state, joined(path, name), there is None, below_now)
+                yield _Entry(child, joined(path, name), there is None, below_now)
         except StoreError as error:
             self.plan.blocked.append(Failure(path, f"{error} ({error.hint})"))
 

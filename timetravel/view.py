@@ -92,6 +92,21 @@ class View:
 
         return self._ask(listing)
 
+    def listing(self, directory: NodeId) -> list[tuple[bytes, NodeState]]:
+        """As `entries`, with the attributes: one pass over the index instead of one for each."""
+
+        def states(snapshot: Snapshot) -> list[tuple[bytes, NodeState]]:
+            self._check_directory(snapshot, directory)
+            found = []
+            for name, node in snapshot.children(directory, self.lsn):
+                state = snapshot.state(node, self.lsn)
+                if state is None:
+                    raise NoSuchNode(node, self.lsn)
+                found.append((name, state))
+            return found
+
+        return self._ask(states)
+
     def _check_directory(self, snapshot: Snapshot, node: NodeId) -> None:
         state = snapshot.state(node, self.lsn)
         if state is None:

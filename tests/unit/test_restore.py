@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from store.journal import NodeState
+from store.types import Lsn, NodeId
 from tests.unit.recorded_tree import RecordedTree, capture, capture_view
+from timetravel.attributes import apply_attributes
 from timetravel.content import HOLE_BYTES, fill, nonzero_runs
 from timetravel.errors import NoSuchPath, RestoreRefused, VerificationFailed
 from timetravel.place import Place
@@ -402,3 +405,34 @@ def test_a_view_restored_equals_the_view(tree: RecordedTree, out: Place) -> None
     view = view_of(tree)
     bring_back(view, out)
     assert capture_view(view) == capture(inside(out, b"x"))
+
+
+@needs_root
+def test_what_a_user_may_not_set_is_noted_and_never_a_privilege(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    place = tmp_path / "mine"
+    place.mkdir()
+    target = place / "f"
+    target.write_bytes(b"x")
+    for path in (place, target):
+        os.chown(path, 65534, 65534)
+    state = NodeState(
+        NodeId(5), stat.S_IFREG | 0o6755, 0, 0, 0, 1, 7, 8, 9, 1, b"", 0, Lsn(1), 0
+    )  # fmt: skip
+    notes: list[str] = []
+    fd = os.open(target, os.O_RDWR)
+    os.seteuid(65534)
+    try:
+        apply_attributes(fd, state, {b"trusted.x": b"1", b"user.y": b"2"}, notes.append)
+    finally:
+        os.seteuid(0)
+        os.close(fd)
+    found = target.stat()
+    assert stat.S_IMODE(found.st_mode) == 0o755
+    assert (found.st_atime_ns, found.st_mtime_ns) == (7, 8)
+    assert os.getxattr(target, "user.y") == b"2"
+    assert [note.split(":")[0] for note in notes] == [
+        "the owner could not be set",
+        "set-id bits were left out because the owner could not be set",
+        "the extended attribute trusted.x was refused",
+    ]
