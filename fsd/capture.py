@@ -256,6 +256,7 @@ class Capture:
             os.close(fd)
         if wanted.mask & SET_MTIME:
             node.touched_ns = 0
+            self.touched.pop(node.id, None)
         if wanted.mask & SET_MODE:
             node.privileged = node.privileged or bool(wanted.mode & (stat.S_ISUID | stat.S_ISGID))
 

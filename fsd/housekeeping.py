@@ -69,6 +69,8 @@ class Housekeeper:
         """Write the deferred mtimes of all nodes to the backing tree."""
         session = self._session
         for count, node in enumerate(tuple(session.capture.touched.values())):
+            if session.capture.touched.get(node.id) is not node:
+                continue  # seen to while others ran
             try:
                 if self._is_removed(node):
                     session.capture.touched.pop(node.id, None)
@@ -83,8 +85,8 @@ class Housekeeper:
 
     def _is_removed(self, node: Node) -> bool:
         """Will nobody see its times? The name in memory can be gone while a hard link is left."""
-        if node.linked or node.uses or not node.touched_ns:
-            return not node.touched_ns
+        if node.linked or node.uses:
+            return False
         return not self._session.nodes.stat(node).st_nlink
 
     async def _checkpoints(self) -> None:
