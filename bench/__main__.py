@@ -96,7 +96,7 @@ def parse(arguments: Sequence[str]) -> Wishes:
         tuple(
             case
             for case in CASES
-            if case.name in named or (COMPARE in named and (case.in_short or not short))
+            if case.name in wishes.names or (COMPARE in named and (case.in_short or not short))
         ),
         tuple(study for study in STUDIES if study.name in named),
         targets,

@@ -159,7 +159,7 @@ def _indexer_figures(grown: _Grown, scale: Scale) -> list[Figure]:
     ops = scale.history_ops[1]
     figures = [
         Figure(
-            "making the long history, one writer of 4 KiB",
+            "making the long history: one writer of 4 KiB, longer than the ring",
             f"{ops / grown.build_s:,.0f} ops/s, indexed {grown.catch_up_s:.1f} s after the last",
         )
     ]

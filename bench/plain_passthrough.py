@@ -354,7 +354,8 @@ def main() -> None:
         options.add("allow_other")
     pyfuse3.init(Passthrough(os.fsencode(source)), mount_point, options)
     try:
-        trio.run(pyfuse3.main)
+        # As many workers as fsd has.
+        trio.run(pyfuse3.main, 4)
     finally:
         pyfuse3.close(unmount=False)
 
