@@ -247,7 +247,7 @@ def restore(
         bool,
         typer.Option(
             "--with-companions/--alone",
-            help="Whether files that belong to it come too. Now each path is taken alone.",
+            help="With the files that belong to it; none are known yet, so PATH comes alone.",
         ),
     ] = False,
     overwrite: Annotated[
@@ -262,6 +262,8 @@ def restore(
     from console.restoring import Request
     from console.restoring import restore as run
 
+    if companions:
+        typer.echo("cdpfs: no companions are known yet; restore their directory", err=True)
     raise typer.Exit(run(Request(path, at, to, store, exact, overwrite, keep_new), as_json))
 
 

@@ -168,20 +168,9 @@ def test_a_failed_pre_command_means_no_mark_but_the_post_command_runs(
     assert volume.json("points", str(volume.tree), "--grade", "mark") == []
 
 
-@pytest.mark.parametrize(
-    ("moment", "code"),
-    [
-        ("@2001-01-01", ExitCode.NO_MOMENT),
-        ("@2190-01-01", ExitCode.NO_MOMENT),
-        ("@lsn:999999999", ExitCode.NO_MOMENT),
-        ("@mark:none", ExitCode.NO_MOMENT),
-        ("@nonsense", ExitCode.NO_MOMENT),
-    ],
-)
-def test_moments_that_are_none_are_refused(
-    volume: ProtectedTree, moment: str, code: ExitCode
-) -> None:
-    volume.run("cat", volume.path("plan.txt"), "--at", moment, code=code)
+def test_moments_that_are_none_are_refused(volume: ProtectedTree) -> None:
+    for moment in ("@2001-01-01", "@2190-01-01", "@lsn:999999999", "@mark:none", "@nonsense"):
+        volume.run("cat", volume.path("plan.txt"), "--at", moment, code=ExitCode.NO_MOMENT)
 
 
 def test_a_path_that_was_not_there_is_refused(volume: ProtectedTree) -> None:
