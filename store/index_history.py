@@ -154,7 +154,7 @@ class HistoryWriter(Generic[StateT, ItemT]):
         if whole or resolve_due(since, tail.size):
             if self._late:
                 self._insert_late()
-                tail = self._take(owner, False)
+                tail = self._dirty.get(owner) or self._take(owner, False)
             self._resolve(tail, item, whole)
         else:
             tail.since = since

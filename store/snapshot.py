@@ -215,6 +215,8 @@ class Snapshot:
         if state is None or not stat.S_ISREG(state.mode):
             return []
         stop = min(stop, state.size_bytes)
+        if start >= stop:
+            return []
         found: list[Piece] = []
         for region in self._regions_with_content(state, start, stop):
             base = region * CHUNK_BYTES
