@@ -81,7 +81,7 @@ def parse(arguments: Sequence[str]) -> Wishes:
     parser.add_argument("--rounds", type=int, help="of each measurement; medians are shown")
     parser.add_argument("--seconds", type=float, help="of each time-bound measurement")
     parser.add_argument("--targets", help="only these, separated by commas")
-    parser.add_argument("--dir", type=Path, help="where to work; default: the temporary directory")
+    parser.add_argument("--dir", type=Path, help="where to work; default: $TMPDIR or /var/tmp")
     parser.add_argument("--write-docs", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
     wishes = parser.parse_args(arguments)
     unknown = set(wishes.names) - set(known)

@@ -14,28 +14,43 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from bench.__main__ import CASES
 from bench.compare import settle
-from bench.plan import Scale
+from bench.plan import Case, Scale
 from bench.processes import cpu_seconds
 from bench.report import table
 from bench.targets import ROOT, TARGETS, Target
+from console.control import Control
+from store.volume import Store
 
 RATE_HZ = 500
 SHOWN = 25
 _FRAME = re.compile(r"^(?P<what>.*) \((?P<where>[^()]*)\)$")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Profile one case on one target and print it; the exit code."""
-    from bench.__main__ import CASES
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line asks for."""
 
+    case: Case
+    target: str
+    seconds: float
+    native: bool
+    directory: Path
+
+
+def parse(arguments: Sequence[str]) -> Wishes:
+    """Read the command line."""
     cases = {case.name: case for case in CASES}
     parser = argparse.ArgumentParser(prog="python -m bench.profile_write", description=__doc__)
     parser.add_argument("case", nargs="?", default="write4k", choices=sorted(cases))
@@ -44,53 +59,68 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--native", action="store_true")
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp"))
     wishes = parser.parse_args(arguments)
-    sampler = Path(sys.executable).with_name("py-spy")
-    if not sampler.exists() and shutil.which("py-spy") is None:
+    return Wishes(cases[wishes.case], wishes.target, wishes.seconds, wishes.native, wishes.dir)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Profile one case on one target and print it; the exit code."""
+    wishes = parse(arguments)
+    beside_python = Path(sys.executable).with_name("py-spy")
+    sampler = str(beside_python) if beside_python.exists() else shutil.which("py-spy")
+    if sampler is None:
         print("py-spy is not installed; run scripts/setup --dev", file=sys.stderr)
         return 1
-    case, scale = cases[wishes.case], Scale(False, 1, wishes.seconds)
-    work = Path(tempfile.mkdtemp(prefix="cdpfs-profile-", dir=wishes.dir))
+    work = Path(tempfile.mkdtemp(prefix="cdpfs-profile-", dir=wishes.directory))
     work.chmod(0o755)
     try:
         with TARGETS[wishes.target](wishes.target, work) as target:
-            place = target.path / case.name
-            place.mkdir()
-            case.prepare(place, scale)
-            settle(target)
-            processes = _processes(target, work)
-            before = {name: cpu_seconds(pid) for name, pid in processes.items()}
-            stacks = work / "stacks"
-            command = [str(sampler) if sampler.exists() else "py-spy", "record", "--nonblocking"]
-            command += ["-r", str(RATE_HZ), "-f", "raw", "-o", str(stacks), "-d", "3600"]
-            command += ["--native"] if wishes.native else []
-            with open(work / "py-spy.log", "wb") as log:
-                spy = subprocess.Popen(
-                    [*command, "-p", str(processes["fsd"])], stdout=log, stderr=log
-                )
-            try:
-                rates = case.run(place, scale)
-            finally:
-                # It writes its file on SIGINT.
-                spy.send_signal(2)
-                spy.wait()
-            used = {name: cpu_seconds(pid) - before[name] for name, pid in processes.items()}
-            case.finish(place)
-        if not stacks.exists():
-            print((work / "py-spy.log").read_text(errors="replace"), file=sys.stderr)
-            return 1
-        _show(rates, used, wishes.seconds)
-        _show_stacks(stacks.read_text(encoding="utf-8", errors="replace"))
+            _profile(wishes, target, work, sampler)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return 0
 
 
+def _profile(wishes: Wishes, target: Target, work: Path, sampler: str) -> None:
+    case, scale = wishes.case, Scale(False, 1, wishes.seconds)
+    place = target.path / case.name
+    place.mkdir()
+    place.chmod(0o755)
+    try:
+        case.prepare(place, scale)
+        settle(target)
+        processes = _processes(target, work)
+        before = {name: cpu_seconds(pid) for name, pid in processes.items()}
+        with _sampled(sampler, processes["fsd"], wishes.native, work) as stacks:
+            rates = case.run(place, scale)
+        used = {name: cpu_seconds(pid) - before[name] for name, pid in processes.items()}
+    finally:
+        case.finish(place)
+    _show(rates, used, wishes.seconds)
+    _show_stacks(stacks.read_text(encoding="utf-8", errors="replace"))
+
+
+@contextmanager
+def _sampled(sampler: str, pid: int, native: bool, work: Path) -> Iterator[Path]:
+    """Sample a process while the block lasts; the file holds its stacks afterwards."""
+    stacks = work / "stacks"
+    command = [sampler, "record", "--nonblocking", "-r", str(RATE_HZ), "-f", "raw"]
+    command += ["-o", str(stacks), "-d", "3600", *(["--native"] if native else [])]
+    with open(work / "py-spy.log", "wb") as log:
+        spy = subprocess.Popen([*command, "-p", str(pid)], stdout=log, stderr=log)
+    try:
+        yield stacks
+    finally:
+        # py-spy writes its file when it is interrupted.
+        spy.send_signal(signal.SIGINT)
+        spy.wait()
+    if not stacks.exists():
+        said = (work / "py-spy.log").read_text(errors="replace")
+        raise RuntimeError(f"py-spy took no samples (may it trace other processes?):\n{said}")
+
+
 def _processes(target: Target, work: Path) -> dict[str, int]:
     """The daemons by name; the plain passthrough counts as an fsd."""
     if target.name == "cdpfs":
-        from console.control import Control
-        from store.volume import Store
-
         with Control(Store.open(work / "cdpfs-store")) as control:
             pids = control.call("status")["pids"]
         assert isinstance(pids, dict)
