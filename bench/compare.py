@@ -36,7 +36,13 @@ class Comparer:
     def run(self, cases: Sequence[Case]) -> None:
         """Mount every target, measure every case, unmount."""
         with ExitStack() as stack:
-            targets = [stack.enter_context(self._open(name)) for name in self._names]
+            targets = []
+            for name in self._names:
+                try:
+                    targets.append(stack.enter_context(self._open(name)))
+                except Exception as error:  # noqa: BLE001  (the other columns are still of use)
+                    self.failures.append(f"{name} did not mount: {error}")
+                    traceback.print_exc()
             for case in cases:
                 self._measure(case, targets)
 
