@@ -66,6 +66,7 @@ class Tables(NamedTuple):
 class _Shared:
     env: lmdb.Environment
     tables: Tables
+    writable: bool
     users: int
 
 
@@ -83,7 +84,7 @@ class IndexEnvironment:
             shared = _open.get(self._path)
             if shared is None:
                 shared = _open[self._path] = _open_shared(self._path, write)
-            elif write and shared.env.readonly:
+            elif write and not shared.writable:
                 raise StoreBusy(
                     f"this process reads the index at {self._path} already",
                     "open the index for writing before it is opened for reading",
@@ -161,7 +162,7 @@ def _open_shared(path: str, write: bool) -> _Shared:
     except BaseException:
         env.close()
         raise
-    return _Shared(env, tables, 0)
+    return _Shared(env, tables, write, 0)
 
 
 def _make_tables(path: str) -> None:

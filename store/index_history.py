@@ -61,18 +61,21 @@ class Codec(Protocol[StateT, ItemT]):
 def read_history(
     cursor: Cursor, prefix: bytes, lsn: int, codec: Codec[StateT, ItemT]
 ) -> tuple[StateT, int]:
-    """The outcome of an owner's deltas up to `lsn`, and how many rows and deltas that took."""
+    """The outcome of an owner's deltas up to `lsn`, and how many deltas that took.
+
+    A resolved row counts as one.
+    """
     length = len(prefix)
     deltas: list[ItemT] = []
-    visited = rows = 0
+    resolved = rows = 0
     state: StateT | None = None
     found = seek_floor(cursor, prefix + key_lsn(lsn))
     while found:
         key, row = cursor.item()
         if key[:length] != prefix:
             break
-        visited += 1
         if decode_header(row)[0] & RESOLVED:
+            resolved = 1
             state = codec.decode_state(row)
             break
         rows += 1
@@ -86,7 +89,7 @@ def read_history(
         if item[0] > lsn:
             break
         codec.apply(state, item)
-    return state, visited + len(deltas)
+    return state, resolved + len(deltas)
 
 
 def _lsn_of(item: tuple[Any, ...]) -> int:

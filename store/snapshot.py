@@ -71,7 +71,7 @@ class Snapshot:
 
     @property
     def rows_visited(self) -> int:
-        """Rows and deltas of the index looked at since the snapshot began: what lookups cost."""
+        """Rows of the index, and deltas in them, looked at so far: what the lookups cost."""
         return self._visited + self._lookup.rows_visited
 
     @property

@@ -54,6 +54,12 @@ class JournalWriter:
         self.segments.sync()
         self.index.commit()
 
+    def roll_back(self) -> None:
+        """After the index refused a batch: the segments go back to its last commit as well."""
+        self.segments.close()
+        self.segments = SegmentWriter(self.store)
+        self._resume()
+
     def reopen(self) -> None:
         """As after a crash: what is not committed is gone."""
         self.close()
