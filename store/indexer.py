@@ -17,6 +17,7 @@ once; its end means that fsd is gone, and the indexer finishes what is applied a
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import logging
@@ -54,6 +55,11 @@ IDLE_S = (0.02, 0.05)
 RETRY_S = (0.25, 5.0)
 """First and longest pause while the disk is full."""
 
+MAX_MAPPED_BLOCK_BYTES = 32 << 20
+KEPT_BYTES = 64 << 20
+"""Free memory that malloc may keep; see `keep_memory`."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 NICENESS = 5
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_DAMAGED = 0, 1, 2, 3
 
@@ -308,6 +314,18 @@ def take_indexer_lock(store: Store) -> int:
     return fd
 
 
+def keep_memory() -> None:
+    """Have malloc keep what it has: each batch's buffers are as large as those of the last one.
+
+    By default glibc gives blocks of megabytes back at once, and faulting them in again took more
+    time than compressing, hashing and copying the batch together (measured: 15 of 21 ms).
+    """
+    with contextlib.suppress(AttributeError):  # not glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, MAX_MAPPED_BLOCK_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
 def main(arguments: list[str]) -> int:
     """The process; returns its exit code."""
     logging.basicConfig(
@@ -320,6 +338,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
+    keep_memory()
     try:
         store = Store.open(Path(arguments[0]))
         take_indexer_lock(store)
