@@ -11,6 +11,7 @@ import os
 import stat
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 
 from fsd.names import Names
 from fsd.nodes import Node, NodeTable
@@ -62,6 +63,8 @@ class Adopter:
         self.protected_ns = 0
         self.all_seeded = False
         self.unseeded: dict[int, Unseeded] = {}
+        self._linked: dict[int, tuple[Lsn, Lsn]] = {}
+        """Adopted with several links and maybe not indexed yet: (since, LSN of the op)."""
         self._order: deque[tuple[int, int]] = deque()
         self.adopted_files = 0
         self.adopted_bytes = 0
@@ -123,18 +126,31 @@ class Adopter:
 
     def _adopt(self, parent: Node, name: bytes, status: os.stat_result) -> Node:
         """Log what was found under a name, and enter it."""
-        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-            known = self._names.node_by_inode(status.st_ino)
-            if known is not None:
-                since = self._since(status)
-                lsn = self._intake.append(
-                    Kind.ADOPT_NAME, known, since, encode_entry(parent.id, name)
-                )
-                self._names.set(parent.id, name, known, lsn)
-                return self._enter(known, parent, name, status)
+        known = self.known_link(status)
+        if known is not None:
+            since = self._since_of(known)
+            lsn = self._intake.append(Kind.ADOPT_NAME, known, since, encode_entry(parent.id, name))
+            self._names.set(parent.id, name, known, lsn)
+            return self._enter(known, parent, name, status)
         node_id = self._names.new_node()
         self.log_adoption(node_id, parent, name, status, self._since(status))
         return self._enter(node_id, parent, name, status)
+
+    def known_link(self, status: os.stat_result) -> NodeId | None:
+        """The node that has this file by another name.
+
+        Not only while several links are left: the others may be gone, through the mount, by now.
+        """
+        return None if stat.S_ISDIR(status.st_mode) else self._names.node_by_inode(status.st_ino)
+
+    def _since_of(self, node: NodeId) -> Lsn:
+        """As old as its other names, whose use may have moved the file's ctime."""
+        found = self._linked.get(node)
+        if found is not None:
+            return found[0]
+        base = self._names.base(node)
+        assert base is not None
+        return base.since
 
     def _since(self, status: os.stat_result) -> Lsn:
         """Was it there when protection began? Its inode has not changed since, then it was."""
@@ -148,22 +164,29 @@ class Adopter:
         status: os.stat_result,
         since: Lsn,
         flags: int = 0,
+        links: int = 0,
     ) -> None:
-        """Log that this is what stands under a name, since op `since`."""
-        adopted = self._describe(parent, name, status)
+        """Log that this is what stands under a name, since op `since`.
+
+        `links`: the number of links that counts, 0 for that of `status`.
+        """
+        adopted = self._describe(parent, name, status, links or status.st_nlink)
         lsn = self._intake.append(Kind.ADOPT, node_id, since, adopted.encode(), flags)
         if parent is not None:
             self._names.set(parent.id, name, node_id, lsn)
+        if max(links, status.st_nlink) > 1 and not stat.S_ISDIR(status.st_mode):
+            self._names.set_inode(status.st_ino, node_id, lsn)
+            self._linked[node_id] = since, lsn
         if stat.S_ISREG(status.st_mode):
             self.adopted_files += 1
-            if status.st_nlink > 1:
-                self._names.set_inode(status.st_ino, node_id, lsn)
             if status.st_size:
                 self._remember(node_id, Unseeded(since, status.st_size, lsn))
                 self.all_seeded = False
                 self.adopted_bytes += status.st_size
 
-    def _describe(self, parent: Node | None, name: bytes, status: os.stat_result) -> Adopted:
+    def _describe(
+        self, parent: Node | None, name: bytes, status: os.stat_result, links: int
+    ) -> Adopted:
         if parent is None:
             path, parent_id = b"/proc/self/fd/%d" % self._nodes.root.fd, NodeId(0)
         else:
@@ -182,7 +205,7 @@ class Adopter:
             mtime_ns=status.st_mtime_ns,
             ctime_ns=status.st_ctime_ns,
             inode=status.st_ino,
-            links=1 if stat.S_ISDIR(status.st_mode) else status.st_nlink,
+            links=1 if stat.S_ISDIR(status.st_mode) else links,
             target=os.readlink(path) if is_link else b"",
             xattrs=read_xattrs(path, follow=parent is None),
         )
@@ -206,6 +229,12 @@ class Adopter:
                 del self.unseeded[node_id]
             else:
                 order.append((lsn, node_id))
+        for node_id in [
+            node_id
+            for node_id, (_, lsn) in islice(self._linked.items(), PURGE_AT_MOST)
+            if lsn <= indexed
+        ]:
+            del self._linked[node_id]
 
 
 def read_xattrs(path: bytes, follow: bool) -> tuple[tuple[bytes, bytes], ...]:

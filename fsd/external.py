@@ -7,6 +7,11 @@ mount, on the loop's thread, and gives way only to progress messages.
 What gives a change away: kind, size, mtime, mode, owner, device number and target; and, for a tree
 that was unmounted in order, a ctime later than that. Names that the journal never had in a
 directory whose listing it does not have completely are left to seeding.
+
+Changes are logged in an order that the index can follow: first what was found out about nodes that
+stayed (an adopt op reaches back to the session's start, so it must stand before the node's other
+ops), then names that went, and at last, when that is indexed, names that came (whose file may be
+known by another name, unless that was its last name and the inode number is somebody else's now).
 """
 
 from __future__ import annotations
@@ -44,15 +49,28 @@ class ExternalChanges:
         self._ended_ns = ended_ns
         self._report = report
         self._seen = 0
+        self._compared: set[NodeId] = set()
+        self._went: list[tuple[NodeId, bytes, NodeId]] = []
+        self._came: list[tuple[Node, bytes]] = []
         self.found = 0
 
     async def run(self) -> None:
         """Search the whole tree."""
-        root = self._session.nodes.root
+        session = self._session
+        root = session.nodes.root
         self._compare(root, self._view.root(), os.fstat(root.fd))
         waiting = [root]
         while waiting:
             waiting += await self._directory(waiting.pop())
+        for directory, name, node in self._went:
+            await session.wait_for_room()
+            self._gone(directory, name, node)
+        if self._came:
+            await session.wait_indexed(session.intake.lsn)
+        for parent, name in self._came:
+            await session.wait_for_room()
+            self._new(parent, name)
+            parent.uses -= 1
 
     async def _directory(self, directory: Node) -> list[Node]:
         """Compare one directory's entries; returns its subdirectories that stayed."""
@@ -68,17 +86,20 @@ class ExternalChanges:
         below = []
         for name in sorted(known.keys() - present):
             await self._count()
-            self._gone(directory.id, name, known[name])
+            self._went.append((directory.id, name, known[name]))
         for name in sorted(present):
             await self._count()
             if name in known:
                 node = self._kept(directory, name, known[name])
-            else:
-                node = self._new(directory, name) if complete else None
-            if node is not None:
-                below.append(node)
-        directory.uses = max(directory.uses, 0)
+                if node is not None:
+                    below.append(node)
+            elif complete:
+                self._arrived(directory, name)
         return below
+
+    def _arrived(self, directory: Node, name: bytes) -> None:
+        directory.uses += 1
+        self._came.append((directory, name))
 
     async def _count(self) -> None:
         await self._session.wait_for_room()
@@ -117,13 +138,20 @@ class ExternalChanges:
         self._log(Kind.UNLINK, node, directory, name, flags)
         self._session.names.set(directory, name, 0, self._session.intake.lsn)
 
-    def _new(self, directory: Node, name: bytes) -> Node | None:
+    def _new(self, directory: Node, name: bytes) -> None:
         """A name came; what is below a new directory is found by seeding."""
-        node = self._session.adopter.resolve(directory, name)
+        session = self._session
+        dir_fd = session.nodes.dir_fd(directory)
+        status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        known = session.adopter.known_link(status)
+        if known is not None:
+            self._log(Kind.LINK, known, directory.id, name, int(Flag.EXTERNAL))
+            session.names.set(directory.id, name, known, session.intake.lsn)
+            return
+        node = session.adopter.resolve(directory, name)
         self.found += 1
         if node is not None:
-            self._session.nodes.drop_if_unused(node)
-        return None
+            session.nodes.drop_if_unused(node)
 
     def _kept(self, directory: Node, name: bytes, node_id: NodeId) -> Node | None:
         """A name that is there and was there; returns its node if it is a directory."""
@@ -132,8 +160,9 @@ class ExternalChanges:
         status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         state = self._view.state(node_id)
         if stat.S_IFMT(status.st_mode) != stat.S_IFMT(state.mode):
-            self._gone(directory.id, name, node_id)
-            return self._new(directory, name)
+            self._went.append((directory.id, name, node_id))
+            self._arrived(directory, name)
+            return None
         node = session.adopter.resolve(directory, name)
         assert node is not None
         self._compare(node, state, status)
@@ -145,6 +174,11 @@ class ExternalChanges:
     # --- one node ----------------------------------------------------------------------------
 
     def _compare(self, node: Node, state: NodeState, status: os.stat_result) -> None:
+        """Once for each node, whatever number of names it has."""
+        if node.id in self._compared:
+            return
+        if state.links > 1:
+            self._compared.add(node.id)
         regular = stat.S_ISREG(status.st_mode)
         content = regular and (
             status.st_size != state.size_bytes or status.st_mtime_ns != state.mtime_ns
@@ -157,7 +191,7 @@ class ExternalChanges:
         elif not regular and not node.is_dir:
             content = status.st_rdev != state.rdev
         if content or (regular and suspicious and not self._same_content(node, state)):
-            self._changed(node, status)
+            self._changed(node, state, status)
             return
         self._compare_attributes(node, state, status, suspicious)
 
@@ -177,13 +211,16 @@ class ExternalChanges:
             os.close(fd)
         return True
 
-    def _changed(self, node: Node, status: os.stat_result) -> None:
-        """New content: the node begins anew with what is there now."""
+    def _changed(self, node: Node, state: NodeState, status: os.stat_result) -> None:
+        """New content: the node begins anew with what is there now.
+
+        Its number of links stays: names that went or came are logged on their own.
+        """
         session = self._session
         since = session.adopter.since
         assert node.parent is not None
         session.adopter.log_adoption(
-            node.id, node.parent, node.name, status, since, int(Flag.EXTERNAL)
+            node.id, node.parent, node.name, status, since, int(Flag.EXTERNAL), links=state.links
         )
         node.unseeded = session.adopter.unseeded_of(node.id)
         self.found += 1

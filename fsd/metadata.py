@@ -102,7 +102,7 @@ class Metadata:
     def _mode_after_chown(self, node: Node, mask: int, mode: int, actor: Lsn) -> tuple[int, int]:
         """A new owner does not inherit set-id bits and capabilities (chown(2))."""
         status = self._nodes.stat(node)
-        if not stat.S_ISREG(status.st_mode):
+        if stat.S_ISDIR(status.st_mode):
             return mask, mode
         if self._value(node, CAPABILITY) is not None:
             self._capture.removexattr(node, CAPABILITY, actor)

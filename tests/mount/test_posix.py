@@ -1,0 +1,766 @@
+"""The mount behaves as the file system beneath: the parts of POSIX that applications rely on."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.mount.changes import RENAME_EXCHANGE, RENAME_NOREPLACE, rename2
+from tests.mount.trees import assert_same, copy_of
+from tests.volume import Volume
+
+MIB = 1 << 20
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def opened(path: Path | bytes, flags: int, mode: int = 0o644) -> Iterator[int]:
+    """A descriptor for a while."""
+    fd = os.open(path, flags, mode)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+Call = Callable[[], object]
+
+
+def refused(number: int) -> pytest.RaisesExc[OSError]:
+    """The OSError that is expected."""
+    return pytest.RaisesExc(OSError, check=lambda error: error.errno == number)
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def test_appends_of_two_processes_never_overwrite_each_other(volume: Volume) -> None:
+    log = volume.tree / "log"
+    program = (
+        "import os, sys\n"
+        "fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)\n"
+        "for n in range(300): os.write(fd, f'{sys.argv[2]}{n:04}\\n'.encode())\n"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", program, str(log), letter]) for letter in "ab"
+    ]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    lines = log.read_text().splitlines()
+    assert sorted(lines) == [f"{letter}{n:04}" for letter in "ab" for n in range(300)]
+    for letter in "ab":
+        assert [line for line in lines if line[0] == letter] == sorted(
+            line for line in lines if line[0] == letter
+        )
+    assert (volume.past(volume.sync()) / "log").read_text().splitlines() == lines
+
+
+def test_direct_io_reads_and_writes(volume: Volume) -> None:
+    path = volume.tree / "direct"
+    block = mmap.mmap(-1, 8192)
+    block.write(b"x" * 8192)
+    with opened(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT) as fd:
+        assert os.pwrite(fd, block, 4096) == 8192
+        got = mmap.mmap(-1, 12288)
+        assert os.preadv(fd, [got], 0) == 12288
+        assert got[:] == bytes(4096) + b"x" * 8192
+    assert path.read_bytes() == bytes(4096) + b"x" * 8192
+
+
+def test_direct_writes_are_seen_by_cached_readers_and_mappings(volume: Volume) -> None:
+    path = volume.tree / "both"
+    path.write_bytes(b"a" * 8192)
+    block = mmap.mmap(-1, 4096)
+    block.write(b"b" * 4096)
+    with opened(path, os.O_RDWR) as cached, opened(path, os.O_RDWR | os.O_DIRECT) as direct:
+        assert os.pread(cached, 8192, 0) == b"a" * 8192
+        os.pwrite(direct, block, 4096)
+        assert os.pread(cached, 8192, 0) == b"a" * 4096 + b"b" * 4096
+
+
+def test_open_with_truncation_empties_and_the_old_content_stays_in_the_past(
+    volume: Volume,
+) -> None:
+    path = volume.tree / "f"
+    path.write_bytes(b"old")
+    before = volume.sync()
+    with opened(path, os.O_WRONLY | os.O_TRUNC):
+        assert path.stat().st_size == 0
+    assert (volume.past(before) / "f").read_bytes() == b"old"
+
+
+def test_exclusive_creation_fails_when_the_name_is_taken(volume: Volume) -> None:
+    (volume.tree / "f").touch()
+    (volume.tree / "dangling").symlink_to("nowhere")
+    for name in ("f", "dangling"):
+        with refused(errno.EEXIST):
+            os.open(volume.tree / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+
+
+def test_exclusive_creation_by_many_threads_succeeds_once(volume: Volume) -> None:
+    won: list[int] = []
+
+    def race(number: int) -> None:
+        try:
+            os.close(os.open(volume.tree / "f", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return
+        won.append(number)
+
+    threads = [threading.Thread(target=race, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+
+
+def test_a_file_opened_read_only_first_sees_what_another_handle_writes_later(
+    volume: Volume,
+) -> None:
+    path = volume.tree / "f"
+    path.write_bytes(b"first")
+    with opened(path, os.O_RDONLY) as reader:
+        assert os.pread(reader, 99, 0) == b"first"
+        with opened(path, os.O_RDWR) as writer:
+            os.pwrite(writer, b"FIRST and more", 0)
+            assert os.pread(reader, 99, 0) == b"FIRST and more"
+            assert os.fstat(reader).st_size == 14
+        with refused(errno.EBADF):
+            os.write(reader, b"no")
+
+
+def test_a_read_only_file_stays_writable_through_the_handle_that_made_it(volume: Volume) -> None:
+    path = volume.tree / "f"
+    with opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o400) as fd:
+        os.write(fd, b"written")
+        os.ftruncate(fd, 3)
+    assert path.read_bytes() == b"wri"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o400
+
+
+def test_shared_mappings_write_and_see_what_write_wrote(volume: Volume) -> None:
+    path = volume.tree / "mapped"
+    path.write_bytes(bytes(3 * 4096))
+    with opened(path, os.O_RDWR) as fd:
+        first, second = mmap.mmap(fd, 3 * 4096), mmap.mmap(fd, 3 * 4096)
+        first[5000:5005] = b"hello"
+        assert second[5000:5005] == b"hello"
+        assert os.pread(fd, 5, 5000) == b"hello"
+        os.pwrite(fd, b"world", 9000)
+        assert first[9000:9005] == b"world"
+        first.flush()
+        at = volume.sync()
+        first[5000:5005] = b"later"
+        first.flush()
+        first.close()
+        second.close()
+    wanted = bytearray(3 * 4096)
+    wanted[5000:5005], wanted[9000:9005] = b"hello", b"world"
+    assert (volume.past(at) / "mapped").read_bytes() == wanted
+    wanted[5000:5005] = b"later"
+    assert (volume.past(volume.sync()) / "mapped").read_bytes() == wanted
+
+
+def test_a_mapping_outlives_its_descriptor_and_its_name(volume: Volume) -> None:
+    path = volume.tree / "f"
+    path.write_bytes(bytes(4096))
+    with opened(path, os.O_RDWR) as fd:
+        mapped = mmap.mmap(fd, 4096)
+    os.unlink(path)
+    mapped[:3] = b"abc"
+    mapped.flush()
+    assert mapped[:3] == b"abc"
+    mapped.close()
+
+
+def test_synchronous_files_write_like_others(volume: Volume) -> None:
+    for flag in (os.O_SYNC, os.O_DSYNC):
+        with opened(volume.tree / "s", os.O_WRONLY | os.O_CREAT | flag) as fd:
+            for number in range(20):
+                assert os.pwrite(fd, b"%04d" % number, 4 * number) == 4
+    assert (volume.tree / "s").read_bytes() == b"".join(b"%04d" % number for number in range(20))
+
+
+def test_vectors_and_large_writes_arrive_whole(volume: Volume) -> None:
+    data = os.urandom(3 * MIB + 17)
+    with opened(volume.tree / "f", os.O_RDWR | os.O_CREAT) as fd:
+        assert os.pwritev(fd, [data[:100], data[100:MIB], data[MIB:]], 7) == len(data)
+    assert (volume.tree / "f").read_bytes() == bytes(7) + data
+    assert (volume.past(volume.sync()) / "f").read_bytes() == bytes(7) + data
+
+
+# --- sparse files, space ------------------------------------------------------------------------
+
+
+def test_sparse_files_take_no_space_and_read_as_zeros(volume: Volume) -> None:
+    path = volume.tree / "sparse"
+    with opened(path, os.O_RDWR | os.O_CREAT) as fd:
+        os.pwrite(fd, b"end", 100 * MIB)
+        assert os.fstat(fd).st_size == 100 * MIB + 3
+        assert os.fstat(fd).st_blocks * 512 < MIB
+        assert os.pread(fd, 8, 50 * MIB) == bytes(8)
+        # Without a handler of its own for lseek, a file system tells of data everywhere: allowed.
+        assert os.lseek(fd, 0, os.SEEK_DATA) in (0, 100 * MIB)
+        assert os.lseek(fd, 0, os.SEEK_HOLE) in (0, 100 * MIB + 3)
+
+
+def test_fallocate_and_punching_holes_are_refused_or_right(volume: Volume) -> None:
+    path = volume.tree / "f"
+    with opened(path, os.O_RDWR | os.O_CREAT) as fd:
+        os.write(fd, b"x" * 8192)
+        keep_size_punch_hole = 3
+        place = (ctypes.c_int(fd), keep_size_punch_hole, ctypes.c_long(0), ctypes.c_long(4096))
+        if _libc.fallocate(*place):
+            assert ctypes.get_errno() == errno.EOPNOTSUPP
+            assert path.read_bytes() == b"x" * 8192
+        # glibc writes zeros where the file system can't: what posix_fallocate promises holds.
+        os.posix_fallocate(fd, 0, 20_000)
+        assert os.fstat(fd).st_size == 20_000
+    content = path.read_bytes()
+    assert (volume.past(volume.sync()) / "f").read_bytes() == content
+
+
+def test_copy_file_range_and_sendfile_copy(volume: Volume) -> None:
+    data = os.urandom(300_000)
+    (volume.tree / "from").write_bytes(data)
+    with opened(volume.tree / "from", os.O_RDONLY) as source:
+        with opened(volume.tree / "copied", os.O_WRONLY | os.O_CREAT) as target:
+            done = 0
+            while count := os.copy_file_range(source, target, len(data) - done):
+                done += count
+        with opened(volume.tree / "sent", os.O_WRONLY | os.O_CREAT) as target:
+            done = 0
+            while count := os.sendfile(target, source, done, len(data)):
+                done += count
+    assert (volume.tree / "copied").read_bytes() == data
+    assert (volume.tree / "sent").read_bytes() == data
+    assert (volume.past(volume.sync()) / "copied").read_bytes() == data
+
+
+def test_statfs_is_that_of_the_file_system_beneath(volume: Volume, tmp_path: Path) -> None:
+    here, beneath = os.statvfs(volume.tree), os.statvfs(tmp_path)
+    for field in ("f_bsize", "f_frsize", "f_blocks", "f_files", "f_namemax"):
+        assert getattr(here, field) == getattr(beneath, field)
+
+
+# --- directories --------------------------------------------------------------------------------
+
+
+def _check_big_directory(folder: Path, count: int) -> None:
+    """Entries that stay are listed exactly once, whatever comes and goes meanwhile."""
+    folder.mkdir()
+    for number in range(count):
+        os.mknod(folder / f"stays-{number}")
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        number = 0
+        while not stop.is_set():
+            os.mknod(folder / f"goes-{number}")
+            if number >= 50:
+                os.unlink(folder / f"goes-{number - 50}")
+            number += 1
+
+    worker = threading.Thread(target=come_and_go)
+    worker.start()
+    try:
+        for _ in range(3):
+            names = os.listdir(folder)
+            stayed = [name for name in names if name.startswith("stays-")]
+            assert len(stayed) == len(set(stayed)) == count
+            assert len(names) == len(set(names))
+    finally:
+        stop.set()
+        worker.join()
+
+
+def test_large_directory_lists_each_entry_once_while_others_come_and_go(volume: Volume) -> None:
+    _check_big_directory(volume.tree / "big", 20_000)
+    at = volume.sync()
+    names = sorted(os.listdir(volume.tree / "big"))
+    assert sorted(os.listdir(volume.past(at) / "big")) == names
+
+
+@pytest.mark.nightly
+def test_very_large_directory_lists_each_entry_once(volume: Volume) -> None:
+    _check_big_directory(volume.tree / "big", 100_000)
+
+
+def test_rewinding_a_listing_shows_what_came_meanwhile(volume: Volume) -> None:
+    _libc.opendir.restype = _libc.readdir.restype = ctypes.c_void_p
+    _libc.readdir.argtypes = _libc.rewinddir.argtypes = [ctypes.c_void_p]
+    (volume.tree / "old").touch()
+    listing = _libc.opendir(os.fsencode(volume.tree))
+
+    def names() -> set[bytes]:
+        found = set()
+        while entry := _libc.readdir(listing):
+            found.add(ctypes.string_at(entry + 19))
+        return found
+
+    assert names() == {b".", b"..", b"old"}
+    (volume.tree / "new").touch()
+    (volume.tree / "old").unlink()
+    _libc.rewinddir(listing)
+    assert names() == {b".", b"..", b"new"}
+    _libc.closedir.argtypes = [ctypes.c_void_p]
+    _libc.closedir(listing)
+
+
+def test_names_of_any_bytes(volume: Volume) -> None:
+    names = [bytes([byte]) * 3 for byte in range(1, 256) if byte != ord("/")]
+    names += [b"\xff" * 255, b"\n", b" ", b"-rf"]
+    root = os.fsencode(volume.tree)
+    for name in names:
+        with opened(os.path.join(root, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
+            os.write(fd, name)
+    assert sorted(os.listdir(root)) == sorted(names)
+    assert_same(volume.past(volume.sync()), volume.tree)
+
+
+def test_names_have_at_most_255_bytes(volume: Volume) -> None:
+    root = os.fsencode(volume.tree)
+    long, too_long = os.path.join(root, b"n" * 255), os.path.join(root, b"n" * 256)
+    os.mkdir(long)
+    for call in (os.mkdir, os.mknod, os.rmdir, os.unlink, os.lstat):
+        with refused(errno.ENAMETOOLONG):
+            call(too_long)
+    for call2 in (os.rename, os.link, os.symlink):
+        with refused(errno.ENAMETOOLONG):
+            call2(long, too_long)
+
+
+def test_paths_deeper_than_path_max(volume: Volume) -> None:
+    name, depth = b"d" * 200, 40
+    fds = [os.open(volume.tree, os.O_RDONLY | os.O_DIRECTORY)]
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=fds[-1])
+        fds.append(os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fds[-1]))
+    with open(os.open(b"deep", os.O_WRONLY | os.O_CREAT, dir_fd=fds[-1]), "wb") as file:
+        file.write(b"down here")
+    at = volume.sync()
+    os.unlink(b"deep", dir_fd=fds[-1])
+    for fd in fds:
+        os.close(fd)
+    here = os.open(volume.past(at), os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(depth):
+        below = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = below
+    with open(os.open(b"deep", os.O_RDONLY, dir_fd=here), "rb") as file:
+        assert file.read() == b"down here"
+    os.close(here)
+
+
+def test_directories_that_are_not_empty_or_not_directories(volume: Volume) -> None:
+    tree = volume.tree
+    (tree / "d" / "inner").mkdir(parents=True)
+    (tree / "empty").mkdir()
+    (tree / "f").touch()
+    expected: list[tuple[int, Call]] = [
+        (errno.ENOTEMPTY, lambda: os.rmdir(tree / "d")),
+        (errno.ENOTEMPTY, lambda: os.rename(tree / "empty", tree / "d")),
+        (errno.ENOTDIR, lambda: os.rmdir(tree / "f")),
+        (errno.ENOTDIR, lambda: os.rename(tree / "empty", tree / "f")),
+        (errno.ENOTDIR, lambda: os.listdir(tree / "f")),
+        (errno.ENOTDIR, lambda: os.stat(tree / "f" / "below")),
+        (errno.EISDIR, lambda: os.unlink(tree / "d")),
+        (errno.EISDIR, lambda: os.rename(tree / "f", tree / "empty")),
+        (errno.EISDIR, lambda: os.open(tree / "d", os.O_WRONLY)),
+        (errno.EEXIST, lambda: os.mkdir(tree / "f")),
+        (errno.EEXIST, lambda: os.symlink("x", tree / "d")),
+        (errno.EEXIST, lambda: os.link(tree / "f", tree / "empty")),
+        (errno.EINVAL, lambda: os.rename(tree / "d", tree / "d" / "inner" / "d")),
+        (errno.ENOENT, lambda: os.rename(tree / "missing", tree / "x")),
+        (errno.ENOENT, lambda: os.unlink(tree / "missing")),
+        (errno.ENOENT, lambda: os.symlink("", tree / "x")),
+        (errno.EPERM, lambda: os.link(tree / "d", tree / "x")),
+    ]
+    for number, call in expected:
+        with refused(number):
+            call()
+    at = volume.sync()
+    assert_same(volume.past(at), tree)
+
+
+def test_a_removed_working_directory_is_empty_and_takes_nothing_new(volume: Volume) -> None:
+    folder = volume.tree / "d"
+    folder.mkdir()
+    with opened(folder, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        os.rmdir(folder)
+        assert os.listdir(fd) == []
+        assert os.fstat(fd).st_nlink == 0
+        with refused(errno.ENOENT):
+            os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=fd)
+        with refused(errno.ENOENT):
+            os.mkdir("new", dir_fd=fd)
+
+
+def test_renamed_directories_keep_their_open_files_and_their_content(volume: Volume) -> None:
+    tree = volume.tree
+    (tree / "old" / "sub").mkdir(parents=True)
+    with opened(tree / "old" / "sub" / "f", os.O_RDWR | os.O_CREAT) as fd:
+        os.write(fd, b"before")
+        before = volume.sync()
+        os.rename(tree / "old", tree / "new")
+        os.write(fd, b" and after")
+        assert (tree / "new" / "sub" / "f").read_bytes() == b"before and after"
+        os.rename(tree / "new" / "sub", tree / "up")
+        os.rmdir(tree / "new")
+        os.fchmod(fd, 0o600)
+        os.write(fd, b" all")
+    assert (tree / "up" / "f").read_bytes() == b"before and after all"
+    assert (volume.past(before) / "old" / "sub" / "f").read_bytes() == b"before"
+
+
+# --- links, renames -----------------------------------------------------------------------------
+
+
+def test_hard_links_share_everything(volume: Volume) -> None:
+    a, b = volume.tree / "a", volume.tree / "d" / "b"
+    b.parent.mkdir()
+    a.write_bytes(b"1")
+    os.link(a, b)
+    assert a.stat().st_ino == b.stat().st_ino
+    assert b.stat().st_nlink == 2
+    b.write_bytes(b"22")
+    os.chmod(a, 0o640)
+    assert a.read_bytes() == b"22"
+    assert stat.S_IMODE(b.stat().st_mode) == 0o640
+    two = volume.sync()
+    os.unlink(a)
+    assert b.stat().st_nlink == 1
+    b.write_bytes(b"333")
+    past = volume.past(two)
+    assert (past / "a").stat().st_ino == (past / "d" / "b").stat().st_ino
+    assert (past / "a").stat().st_nlink == 2
+    assert (past / "a").read_bytes() == b"22"
+
+
+def test_renaming_onto_another_link_of_the_same_file_does_nothing(volume: Volume) -> None:
+    a, b = volume.tree / "a", volume.tree / "b"
+    a.write_bytes(b"1")
+    os.link(a, b)
+    before = volume.sync()
+    os.rename(a, b)
+    assert a.exists()
+    assert b.stat().st_nlink == 2
+    assert volume.sync() == before
+
+
+def test_rename_without_replacing(volume: Volume) -> None:
+    a, b, c = (os.fsencode(volume.tree / name) for name in "abc")
+    Path(os.fsdecode(a)).write_bytes(b"a")
+    Path(os.fsdecode(b)).write_bytes(b"b")
+    with refused(errno.EEXIST):
+        rename2(a, b, RENAME_NOREPLACE)
+    rename2(a, c, RENAME_NOREPLACE)
+    assert sorted(os.listdir(volume.tree)) == ["b", "c"]
+
+
+def test_exchange_of_a_file_and_a_full_directory(volume: Volume) -> None:
+    tree = volume.tree
+    (tree / "d").mkdir()
+    (tree / "d" / "inner").write_bytes(b"inner")
+    (tree / "f").write_bytes(b"f")
+    before = volume.sync()
+    with refused(errno.ENOENT):
+        rename2(os.fsencode(tree / "f"), os.fsencode(tree / "missing"), RENAME_EXCHANGE)
+    rename2(os.fsencode(tree / "f"), os.fsencode(tree / "d"), RENAME_EXCHANGE)
+    assert (tree / "d").read_bytes() == b"f"
+    assert (tree / "f" / "inner").read_bytes() == b"inner"
+    after = volume.sync()
+    assert (volume.past(before) / "d" / "inner").read_bytes() == b"inner"
+    assert (volume.past(after) / "f" / "inner").read_bytes() == b"inner"
+
+
+def test_whiteouts_are_refused(volume: Volume) -> None:
+    (volume.tree / "f").touch()
+    with refused(errno.EINVAL):
+        rename2(os.fsencode(volume.tree / "f"), os.fsencode(volume.tree / "g"), 4)
+
+
+# --- unlinked files -----------------------------------------------------------------------------
+
+
+def test_open_unlinked_files_live_on(volume: Volume) -> None:
+    path = volume.tree / "f"
+    with opened(path, os.O_RDWR | os.O_CREAT) as fd:
+        os.write(fd, b"0123456789")
+        os.unlink(path)
+        assert os.fstat(fd).st_nlink == 0
+        os.pwrite(fd, b"AB", 4)
+        os.fchmod(fd, 0o600)
+        os.ftruncate(fd, 8)
+        os.utime(fd, ns=(1, 2))
+        os.setxattr(fd, "user.x", b"y")
+        os.fsync(fd)
+        status = os.fstat(fd)
+        assert (stat.S_IMODE(status.st_mode), status.st_size, status.st_mtime_ns) == (0o600, 8, 2)
+        assert os.getxattr(fd, "user.x") == b"y"
+        assert os.pread(fd, 99, 0) == b"0123AB67"
+        path.write_bytes(b"another file")
+        assert os.pread(fd, 99, 0) == b"0123AB67"
+    assert_same(volume.past(volume.sync()), volume.tree)
+
+
+def test_replaced_open_files_live_on(volume: Volume) -> None:
+    path, new = volume.tree / "f", volume.tree / "new"
+    path.write_bytes(b"old")
+    new.write_bytes(b"new")
+    with opened(path, os.O_RDWR) as fd:
+        os.rename(new, path)
+        os.pwrite(fd, b"OLD!", 0)
+        assert os.pread(fd, 99, 0) == b"OLD!"
+        assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("content", [b"", b"content"])
+def test_unnamed_files_are_refused_or_can_be_given_a_name(volume: Volume, content: bytes) -> None:
+    try:
+        fd = os.open(volume.tree, os.O_TMPFILE | os.O_RDWR)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return  # applications then make a named file
+        raise
+    os.write(fd, content)
+    os.link(f"/proc/self/fd/{fd}", volume.tree / "named", follow_symlinks=True)
+    os.close(fd)
+    assert (volume.tree / "named").read_bytes() == content
+
+
+# --- locks --------------------------------------------------------------------------------------
+
+
+def test_flock_and_record_locks_exclude_other_processes(volume: Volume) -> None:
+    path = volume.tree / "lock"
+    path.write_bytes(bytes(100))
+    program = (
+        "import errno, fcntl, sys\n"
+        "f = open(sys.argv[1], 'r+b')\n"
+        "def free(lock):\n"
+        "    try: lock()\n"
+        "    except OSError as e: assert e.errno in (errno.EAGAIN, errno.EACCES); return 0\n"
+        "    return 1\n"
+        "print(free(lambda: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)),\n"
+        "      free(lambda: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 0)),\n"
+        "      free(lambda: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 50)))\n"
+    )
+
+    def seen() -> str:
+        command = [sys.executable, "-c", program, str(path)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    with path.open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX, 10, 0)
+        assert seen() == "1 0 1"
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert seen() == "0 0 1"
+        fcntl.lockf(file, fcntl.LOCK_UN, 10, 0)
+        fcntl.flock(file, fcntl.LOCK_UN)
+        assert seen() == "1 1 1"
+
+
+# --- special files ------------------------------------------------------------------------------
+
+
+def test_fifos_pass_data(volume: Volume) -> None:
+    path = volume.tree / "fifo"
+    os.mkfifo(path, 0o600)
+    assert stat.S_ISFIFO(path.stat().st_mode)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with opened(path, os.O_WRONLY) as writer:
+        os.write(writer, b"through")
+    assert os.read(reader, 99) == b"through"
+    os.close(reader)
+
+
+def test_sockets_can_be_bound_and_connected(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(volume.tree)
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind("socket")
+        server.listen()
+        assert stat.S_ISSOCK(os.lstat("socket").st_mode)
+        client.connect("socket")
+        client.sendall(b"hello")
+        connection, _ = server.accept()
+        with connection:
+            assert connection.recv(99) == b"hello"
+    assert_same(volume.past(volume.sync()), volume.tree)
+
+
+@needs_root
+def test_device_nodes_work_and_are_in_the_past(volume: Volume) -> None:
+    path = volume.tree / "zero"
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    with opened(path, os.O_RDONLY) as fd:
+        assert os.read(fd, 4) == bytes(4)
+    past = (volume.past(volume.sync()) / "zero").lstat()
+    assert past.st_rdev == os.makedev(1, 5)
+    assert stat.S_ISCHR(past.st_mode)
+
+
+# --- attributes ---------------------------------------------------------------------------------
+
+
+def test_times_have_nanoseconds_now_and_in_the_past(volume: Volume) -> None:
+    path = volume.tree / "f"
+    path.touch()
+    cases = [
+        (1_234_567_890_123_456_789, 987_654_321_987_654_321),
+        (0, 1),
+        (4_000_000_000 * 10**9,) * 2,
+    ]
+    lsns = []
+    for times in cases:
+        os.utime(path, ns=times)
+        assert path.stat().st_mtime_ns == times[1]
+        lsns.append(volume.sync())
+    for lsn, (atime_ns, mtime_ns) in zip(lsns, cases, strict=True):
+        past = (volume.past(lsn) / "f").stat()
+        assert (past.st_atime_ns, past.st_mtime_ns) == (atime_ns, mtime_ns)
+
+
+def test_times_before_1970(volume: Volume) -> None:
+    path = volume.tree / "f"
+    path.touch()
+    os.utime(path, ns=(-1, -1_000_000_001))
+    assert path.stat().st_mtime_ns == -1_000_000_001
+    assert (volume.past(volume.sync()) / "f").stat().st_mtime_ns == -1_000_000_001
+
+
+def test_setting_one_time_leaves_the_other(volume: Volume) -> None:
+    path = volume.tree / "f"
+    path.touch()
+    os.utime(path, ns=(5, 6))
+    omit, now = (1 << 30) - 2, (1 << 30) - 1
+
+    def utimens(atime: int, mtime: int) -> None:
+        times = (ctypes.c_long * 4)(0, atime, 0, mtime)
+        assert _libc.utimensat(ctypes.c_int(-100), os.fsencode(path), times, 0) == 0
+
+    utimens(7, omit)
+    assert (path.stat().st_atime_ns, path.stat().st_mtime_ns) == (7, 6)
+    utimens(omit, now)
+    assert path.stat().st_atime_ns == 7
+    assert path.stat().st_mtime_ns > 10**18
+    assert_same(volume.past(volume.sync()), volume.tree)
+
+
+def test_a_write_moves_mtime_forward_and_a_rename_does_not(volume: Volume) -> None:
+    path = volume.tree / "f"
+    path.write_bytes(b"1")
+    os.utime(path, ns=(5, 6))
+    os.rename(path, volume.tree / "g")
+    assert (volume.tree / "g").stat().st_mtime_ns == 6
+    (volume.tree / "g").open("ab").close()
+    assert (volume.tree / "g").stat().st_mtime_ns == 6
+    with (volume.tree / "g").open("ab") as file:
+        file.write(b"2")
+    assert (volume.tree / "g").stat().st_mtime_ns > 10**18
+
+
+def test_extended_attributes_up_to_their_limits(volume: Volume) -> None:
+    path = volume.tree / "f"
+    path.touch()
+    os.setxattr(path, "user.empty", b"")
+    os.setxattr(path, "user.big", b"v" * 3000)
+    with refused(errno.ERANGE):
+        os.setxattr(path, "user." + "n" * 251, b"")
+    with refused(errno.ENODATA):
+        os.getxattr(path, "user.none")
+    with refused(errno.EEXIST):
+        os.setxattr(path, "user.empty", b"", os.XATTR_CREATE)
+    with refused(errno.ENODATA):
+        os.setxattr(path, "user.none", b"", os.XATTR_REPLACE)
+    assert sorted(os.listxattr(path)) == ["user.big", "user.empty"]
+    past = volume.past(volume.sync()) / "f"
+    assert os.getxattr(past, "user.big") == b"v" * 3000
+    assert sorted(os.listxattr(past)) == ["user.big", "user.empty"]
+
+
+def test_inode_numbers_are_unique_and_stay_across_remounts(volume: Volume) -> None:
+    for number in range(20):
+        (volume.tree / f"d{number}").mkdir()
+        (volume.tree / f"d{number}" / "f").write_bytes(b"x")
+    os.rename(volume.tree / "d3", volume.tree / "moved")
+
+    def numbers() -> dict[bytes, int]:
+        root = os.fsencode(volume.tree)
+        return {path: os.lstat(os.path.join(root, path)).st_ino for path in copy_of(volume.tree)}
+
+    before = numbers()
+    assert len(set(before.values())) == len(before)
+    volume.unmount()
+    volume.mount()
+    assert numbers() == before
+    volume.kill()
+    volume.mount()
+    assert numbers() == before
+
+
+# --- failures -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_volume(tmp_path: Path) -> Iterator[Volume]:
+    """A volume over a file system of 8 MiB of its own."""
+    image, tree = tmp_path / "image", tmp_path / "tree"
+    tree.mkdir()
+    with image.open("wb") as file:
+        file.truncate(8 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(tree)], check=True)
+    volume = Volume(tmp_path)
+    try:
+        volume.mount()
+        yield volume
+    finally:
+        volume.close()
+        subprocess.run(["umount", str(tree)], check=True)
+    assert " ERROR " not in volume.log_text(), volume.log_text()
+    assert "Traceback" not in volume.log_text(), volume.log_text()
+
+
+def _fill(tree: Path) -> None:
+    """Write until nothing fits any more: content, names, attributes."""
+    with opened(tree / "grows", os.O_WRONLY | os.O_CREAT) as fd, refused(errno.ENOSPC):
+        while True:
+            os.write(fd, os.urandom(100_000))
+    with refused(errno.ENOSPC):
+        for number in range(10_000):
+            (tree / f"d{number}").mkdir()
+            os.setxattr(tree / f"d{number}", "user.x", b"x" * 2000)
+
+
+@needs_root
+def test_a_full_disk_beneath_gives_enospc_and_the_log_stays_true(full_volume: Volume) -> None:
+    volume, kept = full_volume, full_volume.tree / "kept"
+    kept.write_bytes(b"kept")
+    _fill(volume.tree)
+    full, then = volume.sync(), copy_of(volume.tree)
+    assert_same(volume.past(full), then)
+    os.unlink(volume.tree / "grows")
+    kept.write_bytes(b"there is room again")
+    now, newest = volume.sync(), copy_of(volume.tree)
+    volume.kill()
+    volume.mount()
+    assert_same(volume.tree, newest)
+    assert_same(volume.past(full), then)
+    assert_same(volume.past(now), newest)
