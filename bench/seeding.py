@@ -34,7 +34,7 @@ def _measure(work: Path, scale: Scale) -> list[Figure]:
         return [
             Figure("existing files", f"{scale.existing_files:,} of {FILE_BYTES} bytes"),
             Figure(
-                "`cdpfs protect` returned, the mount answering (its intake log written first)",
+                "`cdpfs protect` returned, the mount answering",
                 f"{answered_s:.2f} s",
             ),
             Figure(f"first listing of the root ({names} names)", f"{listed_s * 1e3:.1f} ms"),
