@@ -67,6 +67,20 @@ class Names:
         except NotSeeded:
             return None
 
+    def may_be_old(self, directory: NodeId, name: bytes) -> bool:
+        """Can what is there have been there before cdpfs?
+
+        Not when the log has had the name, or a full listing of the directory, without it.
+        """
+        if (directory, name) in self._names:
+            return False
+        self._follow()
+        try:
+            self._snapshot.child(directory, name, NOW)
+        except NotSeeded:
+            return True
+        return False
+
     def node_by_inode(self, inode: int) -> NodeId | None:
         """The adopted node with this backing inode, among those with several links."""
         found = self._inodes.get(inode)
