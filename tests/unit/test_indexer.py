@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ import pytest
 from store import durable
 from store.errors import DamagedError, IndexStale, StoreFull
 from store.format import Kind
-from store.indexer import Indexer
+from store.indexer import Indexer, Loop
 from store.journal import Journal
 from store.scan import scan_segments
 from store.segment import list_segments
@@ -325,3 +326,43 @@ def test_the_process_says_why_it_fails(tmp_path: Path) -> None:
     code, errors = process.end()
     assert code == 1
     assert "no cdpfs store at" in errors
+
+
+def test_the_process_ends_with_3_when_the_log_is_damaged(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    workload = Workload(store)
+    workload.page.applied_lsn = workload.intake.lsn + 5
+    process = Process(store)
+    process.close_line()
+    code, errors = process.end()
+    assert code == 3
+    assert "no valid record of LSN 5" in errors
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.expects_warnings
+def test_a_full_disk_is_told_once_and_tried_again_more_and_more_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make_store(tmp_path)
+    workload = Workload(store)
+    workload.run(20)
+    indexer = Indexer(store)
+    reading, writing = os.pipe()
+    loop = Loop(indexer, reading)
+
+    def full(fd: int, data: bytes, offset: int) -> None:
+        raise StoreFull("no space left for the store")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "pwrite_all", full)
+        pauses = [loop._work(everything=True) for _ in range(7)]
+    assert pauses == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    assert workload.page.indexer_trouble == errno.ENOSPC
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    loop._work(everything=True)
+    assert workload.page.indexer_trouble == 0
+    assert workload.page.indexed_lsn == workload.intake.lsn
+    indexer.close()
+    os.close(reading)
+    os.close(writing)
