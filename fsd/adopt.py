@@ -15,7 +15,7 @@ from itertools import islice
 
 from fsd.names import Names
 from fsd.nodes import Node, NodeTable
-from store.format import CHUNK_BYTES, Kind
+from store.format import CHUNK_BYTES, Flag, Kind
 from store.intake import Intake
 from store.ops import Adopted, encode_entry
 from store.types import ROOT, Lsn, NodeId
@@ -128,12 +128,15 @@ class Adopter:
         """Log what was found under a name, and enter it."""
         known = self.known_link(status)
         if known is not None:
-            since = self._since_of(known)
+            since, _ = self._since(parent, name, self._since_of(known))
             lsn = self._intake.append(Kind.ADOPT_NAME, known, since, encode_entry(parent.id, name))
             self._names.set(parent.id, name, known, lsn)
             return self._enter(known, parent, name, status)
         node_id = self._names.new_node()
-        self.log_adoption(node_id, parent, name, status, self._since(status))
+        # Its inode has not changed since protection began: then it was there.
+        was_there = status.st_ctime_ns <= self.protected_ns
+        since, flags = self._since(parent, name, self.first if was_there else self.since)
+        self.log_adoption(node_id, parent, name, status, since, flags)
         return self._enter(node_id, parent, name, status)
 
     def known_link(self, status: os.stat_result) -> NodeId | None:
@@ -152,9 +155,15 @@ class Adopter:
         assert base is not None
         return base.since
 
-    def _since(self, status: os.stat_result) -> Lsn:
-        """Was it there when protection began? Its inode has not changed since, then it was."""
-        return self.first if status.st_ctime_ns <= self.protected_ns else self.since
+    def _since(self, parent: Node, name: bytes, likely: Lsn) -> tuple[Lsn, int]:
+        """(LSN, flags): from when on what was found under a name has been there.
+
+        A name that the log knows to have been free was filled behind our back: from now on, as
+        far as we can tell. Otherwise it is `likely`.
+        """
+        if self._names.may_be_old(parent.id, name):
+            return likely, 0
+        return Lsn(self._intake.lsn + 1), int(Flag.EXTERNAL)
 
     def log_adoption(
         self,
