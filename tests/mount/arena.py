@@ -21,6 +21,8 @@ Result = TypeVar("Result")
 Pause = Callable[[], None]
 """Called by the work while nothing changes the tree: this moment will be looked at again."""
 
+MAX_LOOKS = 10
+
 
 class Arena:
     """`plain` and `volume.tree`, both empty, reachable for every user; `outside` for the rest."""
@@ -34,10 +36,18 @@ class Arena:
         self._moments: list[tuple[int, Fingerprint]] = []
 
     def pause(self) -> int:
-        """Remember what is in the protected tree now; returns the LSN."""
-        lsn = self.volume.sync()
-        self._moments.append((lsn, fingerprint(self.volume.tree)))
-        return lsn
+        """Remember what is in the protected tree now; returns the LSN.
+
+        What a stopped program had under way by asynchronous I/O may still come in: look again
+        then.
+        """
+        for _ in range(MAX_LOOKS):
+            lsn = self.volume.sync()
+            now = fingerprint(self.volume.tree)
+            if self.volume.sync() == lsn:
+                self._moments.append((lsn, now))
+                return lsn
+        raise AssertionError("the tree does not come to rest")
 
     def check_moments(self) -> None:
         """Every remembered moment is in the past as it was."""

@@ -108,16 +108,17 @@ def test_a_large_c_library_is_built_installed_and_used(arena: Arena) -> None:
         target = place / "installed"
         pip = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")
         pause()
-        options = ("--no-deps", "--no-build-isolation", "--no-index", "--no-compile")
+        options = ("--no-deps", "--no-build-isolation", "--no-index")
         run(*pip, "wheel", *options, "-w", place / "wheels", project, **how)
         pause()
-        run(*pip, "install", *options, "--target", target, *(place / "wheels").iterdir(), **how)
+        wheels = (place / "wheels").iterdir()
+        run(*pip, "install", *options, "--no-compile", "--target", target, *wheels, **how)
         script = (
             "import zstandard as z; d = bytes(range(256)) * 999; "
             "print(z.decompress(z.compress(d)) == d)"
         )
-        how["env"] = environment(PYTHONPATH=str(target), PYTHONDONTWRITEBYTECODE="1")
-        return run(sys.executable, "-c", script, **how)
+        using = environment(PYTHONPATH=str(target), PYTHONDONTWRITEBYTECODE="1")
+        return run(sys.executable, "-c", script, cwd=place, env=using)
 
     names = (b"direct_url.json", b"RECORD")  # these hold the place's path
     result = arena.compare(work, varies=lambda path: path.endswith(names))
