@@ -100,23 +100,14 @@ class Past:
     def seed_below(self, node: NodeId) -> None:
         """Have everything below a directory in the journal, quicker than piece by piece.
 
-        Somebody waits for it, so the pace of the initial backup does not hold meanwhile. Without
-        a daemon, and where the directory is gone, what is lacking is met later.
+        Without a daemon, and where the directory is gone, what is lacking is met later.
         """
         if self._control is None:
             return
         seeding = self._control.call("status")["seeding"]
-        if not isinstance(seeding, dict) or seeding.get("complete"):
-            return
-        rate = seeding.get("rate_bytes_s")
-        try:
-            if rate:
-                self._control.call("seed_rate", {"bytes_s": 0})
+        if isinstance(seeding, dict) and not seeding.get("complete"):
             with contextlib.suppress(DaemonError):
                 self._control.call("seed", {"node": node, "subtree": True})
-        finally:
-            if rate:
-                self._control.call("seed_rate", {"bytes_s": rate})
 
     def close(self) -> None:
         """Let go of the journal and the daemon."""

@@ -102,6 +102,20 @@ def check_fuse() -> None:
         )
 
 
+def check_mount_point(directory: str, mount_point: str) -> None:
+    """MountRefused unless the tree can be shown there; in place is always fine."""
+    tree, place = os.path.realpath(directory), os.path.realpath(mount_point)
+    if place == tree:
+        return
+    if not os.path.isdir(place):
+        raise NotADirectory(f"the mount point {mount_point} is not a directory")
+    if (place + "/").startswith(tree.rstrip("/") + "/"):
+        raise NestedMount(
+            f"the mount point {mount_point} lies inside the tree {directory}",
+            "mount in place (leave --at away), or name a directory elsewhere",
+        )
+
+
 def check_reserved(root_fd: int, names: tuple[bytes, ...] = (os.fsencode(_RESERVED),)) -> None:
     """ReservedName when the covered tree's top has an entry that cdpfs needs."""
     for name in names:
@@ -139,6 +153,7 @@ __all__ = [
     "FILESYSTEM_NAME",
     "check_directory",
     "check_fuse",
+    "check_mount_point",
     "check_reserved",
     "check_store_place",
     "mount_options",

@@ -65,6 +65,7 @@ class Seeder:
         self._hidden_fd = -1
         self._kept: dict[int, Node] = {}
         self.rate_bytes_s = 0
+        self._urgent = 0
         self.done_bytes = 0
         self.done_files = 0
         self.unreadable = 0
@@ -286,7 +287,14 @@ class Seeder:
             self._adopter.all_seeded = True
 
     async def seed_subtree(self, node: NodeId) -> None:
-        """Seed a file, or everything below a directory, now."""
+        """Seed a file, or everything below a directory, now: somebody waits, so not at a pace."""
+        self._urgent += 1
+        try:
+            await self._seed_subtree(node)
+        finally:
+            self._urgent -= 1
+
+    async def _seed_subtree(self, node: NodeId) -> None:
         held = self._find(node)
         try:
             if not held.is_dir:
@@ -347,7 +355,7 @@ class Seeder:
         for region in range(state.regions):
             before = self.done_bytes
             await self.seed_regions(node, region, region + 1)
-            if self.rate_bytes_s:
+            if self.rate_bytes_s and not self._urgent:
                 await trio.sleep((self.done_bytes - before) / self.rate_bytes_s)
             elif self.done_bytes - before > CHUNK_BYTES // 2:
                 await self._give_way()

@@ -40,8 +40,9 @@ def find_holders(mount_point: str) -> list[str]:
     """Processes with a working directory, an open file or a mapping below, as "pid command"."""
     below = mount_point.rstrip("/") + "/"
     found = []
+    own = str(os.getpid())
     for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and _holds(folder, mount_point, below):
+        if folder.name.isdigit() and folder.name != own and _holds(folder, mount_point, below):
             try:
                 command = (folder / "comm").read_text(errors="replace").strip()
             except OSError:
