@@ -6,15 +6,16 @@ bounded number of deltas. Offsets in here count from the region's start. Any thr
 
 Rows of the index start with one little-endian 64-bit number:
 
-    bits 0-3    RESOLVED, WIDE, OFFSETS
+    bits 0-3    RESOLVED, WIDE, OFFSETS, PAGES
     bits 4-31   deltas since the last resolved row, up to and with this row; 0 in a resolved row
     bits 32-63  entries of the last resolved row (0 also when there is none yet)
 
 Then a row of deltas holds for each, in LSN order, 64 bits: `lsn - key's lsn` << 40 | start << 20 |
 length - 1; and, when WIDE, 32 bits more: where the bytes start in the op's payload, HOLE_MARK
-when there are none. A resolved row holds the lowest LSN (64 bits), then columns: starts, stops (32
-bits each), LSNs less the lowest (32 bits, 64 when WIDE), and, when OFFSETS, offsets in the
-payloads (32 bits); without OFFSETS all of them are 0.
+when there are none. A resolved row holds the lowest LSN (64 bits), then columns: LSNs less the
+lowest (32 bits, 64 when WIDE), starts, stops (32 bits each; when PAGES, 8 bits each that count
+pages of 4 KiB, for a stop the last page before it), and, when OFFSETS, offsets in the payloads (32
+bits); without OFFSETS all of them are 0.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ MIN_DELTAS = 8
 MAX_SPAN = 1 << 24
 """One row of deltas spans fewer LSNs than this."""
 
-RESOLVED, WIDE, OFFSETS = 1, 2, 4
+RESOLVED, WIDE, OFFSETS, PAGES = 1, 2, 4, 8
+_PAGE_BYTES = 4096
 HOLE_MARK = 0xFFFFFFFF
 _REGION_MASK = CHUNK_BYTES - 1
 _header = struct.Struct("<Q")
@@ -129,16 +131,18 @@ class RegionCodec:
             return encode_header(RESOLVED, 0, 0)
         starts, stops, sources, offsets = zip(*state, strict=True)
         low = min(sources)
-        flags, lsn_code = RESOLVED, "I"
+        flags = RESOLVED
         if max(sources) - low > HOLE_MARK:
-            flags, lsn_code = RESOLVED | WIDE, "Q"
-        numbers = [low, *starts, *stops, *(source - low for source in sources)]
-        layout = f"<Q{2 * count}I{count}{lsn_code}"
+            flags |= WIDE
+        if not any(number % _PAGE_BYTES for number in (*starts, *stops)):
+            flags |= PAGES
+            starts = tuple(start // _PAGE_BYTES for start in starts)
+            stops = tuple(stop // _PAGE_BYTES - 1 for stop in stops)
+        numbers = [low, *(source - low for source in sources), *starts, *stops]
         if any(offsets):
             flags |= OFFSETS
             numbers += offsets
-            layout += f"{count}I"
-        return encode_header(flags, 0, count) + struct.pack(layout, *numbers)
+        return encode_header(flags, 0, count) + struct.pack(_layout(flags, count), *numbers)
 
     @staticmethod
     def decode_state(row: bytes) -> list[RegionPiece]:
@@ -146,15 +150,22 @@ class RegionCodec:
         flags, _, count = decode_header(row)
         if not count:
             return []
-        lsn_code = "Q" if flags & WIDE else "I"
-        layout = f"<Q{2 * count}I{count}{lsn_code}"
-        if flags & OFFSETS:
-            layout += f"{count}I"
-        low, *numbers = struct.unpack_from(layout, row, 8)
-        starts, stops = numbers[:count], numbers[count : 2 * count]
-        sources = [low + number for number in numbers[2 * count : 3 * count]]
+        low, *numbers = struct.unpack_from(_layout(flags, count), row, 8)
+        sources = [low + number for number in numbers[:count]]
+        starts, stops = numbers[count : 2 * count], numbers[2 * count : 3 * count]
         offsets = numbers[3 * count :] or [0] * count
+        if flags & PAGES:
+            starts = [start * _PAGE_BYTES for start in starts]
+            stops = [stop * _PAGE_BYTES + _PAGE_BYTES for stop in stops]
         return list(zip(starts, stops, sources, offsets, strict=True))
+
+
+def _layout(flags: int, count: int) -> str:
+    """What follows the number at the start of a resolved row, as `struct` has it."""
+    lsns = "Q" if flags & WIDE else "I"
+    places = "B" if flags & PAGES else "I"
+    layout = f"<Q{count}{lsns}{2 * count}{places}"
+    return f"{layout}{count}I" if flags & OFFSETS else layout
 
 
 def _unpack_delta(number: int, first: int) -> tuple[int, int, int]:

@@ -156,6 +156,8 @@ class HistoryWriter(Generic[StateT, ItemT]):
         since = tail.since + 1
         if whole or resolve_due(since, tail.size):
             if self._late:
+                # What was inserted may have changed again since: only rows from before have to
+                # learn of it, so it goes in before there are newer ones.
                 self._insert_late()
                 tail = self._dirty.get(owner) or self._take(owner, False)
             self._resolve(tail, item, whole)
@@ -341,12 +343,13 @@ class HistoryWriter(Generic[StateT, ItemT]):
 
 
 def _rows_of(items: list[ItemT]) -> Iterable[list[ItemT]]:
-    """Cut deltas into rows of at most ROW_DELTAS; those of one LSN stay together."""
+    """Cut deltas into rows of at most ROW_DELTAS.
+
+    No two rows begin with the same LSN: an op makes two deltas of an owner at the most.
+    """
     start = 0
     while start < len(items):
         stop = min(start + ROW_DELTAS, len(items))
-        while stop < len(items) and items[stop][0] == items[stop - 1][0]:
-            stop += 1
         while items[stop - 1][0] - items[start][0] >= MAX_SPAN:
             stop -= 1
         yield items[start:stop]

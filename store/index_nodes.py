@@ -131,8 +131,6 @@ class NodeWriter:
 
     def write(self, node: Node, lsn: int) -> None:
         """Put the node's state down in full, as of `lsn`."""
-        if node.touches and node.touches[-1] == lsn:
-            del node.touches[-1], node.sizes[-1]
         self._write_touches(node)
         node.full_lsn = lsn
         state = NodeState(
@@ -152,14 +150,6 @@ class NodeWriter:
             node.inode,
         )
         self._rows[key_node_lsn(node.node, lsn)] = encode_full(state)
-
-    def touch(self, node: Node, lsn: int, time_ns: int) -> None:
-        """A touch; of a node that has a full row of this very LSN, that row changes instead."""
-        if node.full_lsn == lsn:
-            node.mtime_ns = node.ctime_ns = time_ns
-            self.write(node, lsn)
-        else:
-            node.touch(lsn, time_ns)
 
     def flush(self) -> None:
         """Write everything that is pending."""

@@ -14,7 +14,7 @@ from store.errors import InconsistentLog
 from store.format import Flag, Kind, key_lsn, key_name_lsn, key_node_lsn
 from store.index_content import ContentWriter
 from store.index_env import Tables, Transaction
-from store.index_history import HistoryWriter
+from store.index_history import NEWEST, HistoryWriter
 from store.index_listing import Change, ListingCodec, link_name
 from store.index_lookup import HELD, REMOVED, Lookup
 from store.index_nodes import Node, NodeWriter, new_state
@@ -102,7 +102,7 @@ class TreeWriter:
             return
         if size < old_size:
             self.content.cut(op.node, node.generation, op.lsn, size, old_size)
-        self.nodes.touch(node, op.lsn, op.time_ns)
+        node.touch(op.lsn, op.time_ns)
 
     def _setattr(self, op: Op) -> None:
         node, given = self.nodes.get(op.node), Attributes.decode(op.payload)
@@ -193,7 +193,7 @@ class TreeWriter:
         self._txn.put(key_name_lsn(directory, name, op.lsn), key_lsn(node), db=self._tables.names)
         if parent.complete:
             self._dirlog.append(key_lsn(directory), (op.lsn, name, node))
-        self.nodes.touch(parent, op.lsn, op.time_ns)
+        parent.touch(op.lsn, op.time_ns)
 
     def _add_link(self, op: Op, node: int, directory: int, name: bytes) -> None:
         self._links.append(key_lsn(node), (op.lsn, link_name(directory, name), 1))
@@ -218,7 +218,7 @@ class TreeWriter:
         self._adopt_base(state, complete)
         self._adopt_xattrs(state, adopted, known is not None)
         if adopted.parent:
-            self._adopted_name(adopted.parent, adopted.name, since, op.node, new=known is None)
+            self._adopted_name(op, adopted.parent, adopted.name, new=known is None)
         if adopted.inode and state.links > 1:
             self._txn.put(key_lsn(adopted.inode), key_lsn(op.node), db=self._tables.inodes)
 
@@ -244,13 +244,21 @@ class TreeWriter:
     def _adopt_name(self, op: Op) -> None:
         parent, name = decode_entry(op.payload)
         self.nodes.get(op.node)
-        self._adopted_name(parent, name, op.offset, op.node, new=False)
+        self._adopted_name(op, parent, name, new=False)
 
-    def _adopted_name(self, directory: int, name: bytes, since: int, node: int, new: bool) -> None:
-        """The name led to the node from `since` on. `new`: nothing is known of the node's names."""
+    def _adopted_name(self, op: Op, directory: int, name: bytes, new: bool) -> None:
+        """The name led to the node from `since` on. `new`: nothing is known of the node's names.
+
+        A name that has changed since then (it was removed through the mount and made again behind
+        its back) leads there from the op on.
+        """
+        node, since = op.node, op.offset
         parent = self.nodes.get(directory)
-        if self._lookup.name_at(directory, name, since) == node:
+        row = self._lookup.name_row_at(directory, name, NEWEST)
+        if row is not None and row[1] == node:
             return
+        if row is not None and row[0] > since:
+            since = op.lsn
         self._txn.put(key_name_lsn(directory, name, since), key_lsn(node), db=self._tables.names)
         if parent.complete:
             self._dirlog.insert(key_lsn(directory), since, (since, name, node))

@@ -200,7 +200,7 @@ class LogMaker:
     def _base(self, node: int, chunk: int) -> None:
         size, seed = self._truth[node]
         length = min(CHUNK_BYTES, size - chunk * CHUNK_BYTES)
-        data = b"" if (seed + chunk) % 4 == 3 else bytes([(seed + chunk) % 255 + 1]) * length
+        data = b"" if (seed + chunk) % 4 == 3 else pattern(seed + chunk, length)
         last = self.history.newest.nodes[node].missing == {chunk}
         self.emit(Kind.BASE, node, chunk * CHUNK_BYTES, data, Flag.LAST if last else 0)
 
@@ -232,7 +232,7 @@ class LogMaker:
         node = self.pick_file(choice)
         if node is not None:
             self.ensure_based(node, offset, offset + length)
-            data = bytes([self.history.last_lsn % 251 + 1]) * length
+            data = pattern(self.history.last_lsn, length)
             self.emit(Kind.WRITE, node.node, offset, data)
 
     def truncate(self, choice: int, size: int) -> None:
@@ -241,6 +241,13 @@ class LogMaker:
         if node is not None:
             self.ensure_based(node, size, max(node.size_bytes, size))
             self.emit(Kind.TRUNCATE, node.node, size)
+
+    def cut(self, choice: int, keep: int, extend: int) -> None:
+        """A file loses its end and gets a new one."""
+        node = self.pick_file(choice)
+        if node is not None and node.size_bytes:
+            self.truncate(choice, min(keep, node.size_bytes))
+            self.truncate(choice, extend)
 
     def create(self, choice: int, name: bytes, kind: int) -> None:
         """A new node of some type, if the name is free."""
@@ -325,6 +332,12 @@ class LogMaker:
         files = self.nodes()
         node = files[choice % len(files)].node if kind in {Kind.FSYNC, Kind.CLOSE} else 0
         self.emit(kind, node, 0, b"mark %d" % choice if kind == Kind.MARK else b"")
+
+
+def pattern(seed: int, length: int) -> bytes:
+    """Bytes that tell where in which op they come from, and none of them a zero."""
+    step = bytes((seed * 31 + number) % 251 + 1 for number in range(251))
+    return (step * (length // 251 + 1))[:length]
 
 
 _CAN_FAIL = {

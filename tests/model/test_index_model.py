@@ -49,6 +49,9 @@ class IndexMachine(RuleBasedStateMachine):
     @initialize(seeds=st.lists(st.integers(0, 40), max_size=6))
     def start(self, seeds: list[int]) -> None:
         self.log.start(seeds)
+        self.log.create(0, b"first", 0)
+        for place in (0, CHUNK_BYTES + 10, 2 * CHUNK_BYTES - 50):
+            self.log.write(0, place, 100)
 
     @rule(choice=CHOICES, place=PLACES, shift=st.integers(0, 90), length=st.integers(0, 120))
     def write(self, choice: int, place: int, shift: int, length: int) -> None:
@@ -67,6 +70,21 @@ class IndexMachine(RuleBasedStateMachine):
     def truncate(self, choice: int, place: int, shift: int) -> None:
         self.log.truncate(choice, place + shift)
 
+    @rule(choice=CHOICES, keep=PLACES, shift=st.integers(0, 90))
+    def cut(self, choice: int, keep: int, shift: int) -> None:
+        self.log.cut(choice, keep + shift, 2 * CHUNK_BYTES + shift)
+
+    @rule(seeds=st.lists(CHOICES, min_size=1, max_size=5), count=st.integers(9, 25))
+    def adopt_late(self, seeds: list[int], count: int) -> None:
+        """Outsiders' names come to light when their directories have moved on."""
+        self.log.new_session([], seeds)
+        self.create_many(seeds[0], count)
+        for seed in seeds:
+            self.log.adopt_some(seed)
+            self.log.unlink(seed)
+        self.create_many(seeds[-1], count)
+        self.unlink(seeds[-1], count)
+
     @rule(choice=CHOICES, name=st.sampled_from(NAMES), kind=st.integers(0, 9))
     def create(self, choice: int, name: bytes, kind: int) -> None:
         self.log.create(choice, name, kind)
@@ -74,7 +92,7 @@ class IndexMachine(RuleBasedStateMachine):
     @rule(choice=CHOICES, count=st.integers(9, 25))
     def create_many(self, choice: int, count: int) -> None:
         for number in range(count):
-            self.log.create(choice, b"n%d" % number, 0)
+            self.log.create(choice, b"n%d" % ((choice + number) % 40), 0)
 
     @rule(choice=CHOICES, count=st.integers(1, 20))
     def unlink(self, choice: int, count: int) -> None:

@@ -95,8 +95,9 @@ def test_a_row_of_deltas_reads_back(items: list[Delta], since: int, size: int) -
     assert codec.decode_deltas(row, items[0][0]) == items
 
 
-@given(deltas(gap=1 << 40))
-def test_a_resolved_row_reads_back(items: list[Delta]) -> None:
+@given(deltas(gap=1 << 40), st.sampled_from([1, 4096]))
+def test_a_resolved_row_reads_back(items: list[Delta], unit: int) -> None:
+    items = [(lsn, start * unit, stop * unit, offset) for lsn, start, stop, offset in items]
     pieces = resolved(items)
     row = codec.encode_state(pieces)
     assert decode_header(row) == (decode_header(row)[0] | RESOLVED, 0, len(pieces))
@@ -117,6 +118,12 @@ def test_the_extremes_of_a_region_fit() -> None:
 def test_whole_pages_take_eight_bytes_each() -> None:
     items: list[Delta] = [(lsn, 0, 4096, 0) for lsn in range(1, 11)]
     assert len(codec.encode_deltas(items, 10, 0)) == 8 + 8 * len(items)
+
+
+def test_a_resolved_row_of_pages_takes_six_bytes_for_each() -> None:
+    pages: list[RegionPiece] = [(at, at + 4096, 7, 0) for at in range(0, CHUNK_BYTES, 4096)]
+    assert len(codec.encode_state(pages)) == 16 + 6 * len(pages)
+    assert codec.decode_state(codec.encode_state(pages)) == pages
 
 
 def test_a_resolved_row_is_due_when_deltas_outnumber_its_pieces() -> None:

@@ -26,7 +26,7 @@ from store.format import CHUNK_BYTES, Flag, Kind
 from store.index_env import IndexEnvironment
 from store.index_rows import BaseState
 from store.journal import Journal, Point, Snapshot
-from store.ops import Adopted, Created, Op, Renamed
+from store.ops import Adopted, Created, Op, Renamed, encode_entry
 from store.types import ROOT, Lsn, NodeId, TimeNs
 from store.volume import Store, new_config
 from tests.model.journal_writer import JournalWriter
@@ -244,6 +244,49 @@ def test_names_are_missing_until_their_directory_is_complete(
     assert journal.child(ROOT, b"x", Lsn(1)) is None
 
 
+def test_a_name_that_changed_since_is_adopted_from_the_op_on(
+    writer: JournalWriter, journal: Journal
+) -> None:
+    log = Log()
+    add(writer, *log.start(), log.adopt(FILE, ROOT, b"twin", links=2))
+    add(writer, log.op(Kind.UNLINK, FILE, ROOT, b"twin"))
+    late = log.op(Kind.ADOPT_NAME, FILE, 1, encode_entry(ROOT, b"twin"))
+    add(writer, late)
+    for lsn, expected in [(3, FILE), (late.lsn - 1, None), (late.lsn, FILE)]:
+        assert journal.child(ROOT, b"twin", Lsn(lsn)) == expected
+        listed = [(b"twin", FILE)] if expected else []
+        assert list(journal.children(ROOT, Lsn(lsn))) == listed
+        assert journal.names(FILE, Lsn(lsn)) == [(ROOT, name) for name, _ in listed]
+
+
+def test_a_complete_directory_stays_so_when_it_changed_outside(
+    writer: JournalWriter, journal: Journal
+) -> None:
+    log = Log()
+    add(writer, *log.start(), log.create(FILE, b"made", mode=stat.S_IFDIR))
+    mount = log.op(Kind.MOUNT, payload=b"{}")
+    add(writer, mount, log.adopt(FILE, ROOT, b"made", stat.S_IFDIR, since=mount.lsn))
+    assert journal.dir_complete(FILE)
+    add(writer, log.create(OTHER, b"inside", parent=FILE))
+    assert list(journal.children(FILE, log.last)) == [(b"inside", OTHER)]
+
+
+def test_many_renames_in_one_batch_are_told_apart(writer: JournalWriter, journal: Journal) -> None:
+    """They take several rows of the directory's log, and some ops end up in two of them."""
+    log, count = Log(), 90
+    add(writer, *log.start(), *(log.create(10 + n, b"old %d" % n) for n in range(count)))
+    batch = [log.create(FILE, b"shifts the pairs by one")]
+    for number in range(count):
+        moved = Renamed(b"old %d" % number, ROOT, b"new %d" % number)
+        batch.append(log.op(Kind.RENAME, 10 + number, ROOT, moved.encode()))
+    add(writer, *batch)
+    for number in range(count):
+        names = dict(journal.children(ROOT, batch[number + 1].lsn))
+        assert len(names) == count + 1
+        assert names[b"new %d" % number] == 10 + number
+        assert b"old %d" % number not in names
+
+
 def test_an_inode_with_several_names_is_found_until_they_are_gone(
     writer: JournalWriter, journal: Journal
 ) -> None:
@@ -412,6 +455,17 @@ def test_an_impossible_log_is_refused_and_changes_nothing(
     log.last = Lsn(3)
     add(writer, log.create(FILE, b"good"))
     assert list(journal.children(ROOT, log.last)) == [(b"good", FILE)]
+
+
+def test_what_a_refused_batch_brought_is_forgotten(writer: JournalWriter) -> None:
+    log = Log()
+    add(writer, *log.start())
+    with pytest.raises(InconsistentLog):
+        writer.add([log.create(FILE, b"file"), log.op(Kind.WRITE, 99, 0, b"x")])
+    writer.roll_back()
+    log.last = Lsn(3)
+    with pytest.raises(InconsistentLog, match="LSN 4: node 2 is not known"):
+        writer.add([log.op(Kind.WRITE, FILE, 0, b"x")])
 
 
 def test_errors_of_lmdb_become_those_of_the_store(store: Store) -> None:
