@@ -151,8 +151,11 @@ class Capture:
                 os.chown(
                     created.name, created.uid, created.gid, dir_fd=dir_fd, follow_symlinks=False
                 )
-            if created.mode & _SPECIAL_BITS and not stat.S_ISLNK(created.mode):
-                os.chmod(created.name, created.mode & 0o7777, dir_fd=dir_fd)
+            special = created.mode & _SPECIAL_BITS
+            if special and not stat.S_ISLNK(created.mode):
+                # The other bits are not always those that were asked for: a default ACL has a say.
+                status = os.stat(created.name, dir_fd=dir_fd, follow_symlinks=False)
+                os.chmod(created.name, (status.st_mode & 0o777) | special, dir_fd=dir_fd)
         except OSError:
             if fd >= 0:
                 os.close(fd)
@@ -219,7 +222,7 @@ class Capture:
             hidden_fd, hidden = keep_as
             self._backing(lsn, os.rename, new_name, hidden, src_dir_fd=new_fd, dst_dir_fd=hidden_fd)
         if exchange:
-            self._backing(lsn, _exchange, old_fd, name, new_fd, new_name)
+            self._backing(lsn, swap_names, old_fd, name, new_fd, new_name)
         else:
             self._backing(lsn, os.rename, name, new_name, src_dir_fd=old_fd, dst_dir_fd=new_fd)
         self.names.set(new_parent.id, new_name, node.id, lsn)
@@ -364,7 +367,7 @@ def set_times(fd: int, atime_ns: int, mtime_ns: int) -> None:
         raise _last_error()
 
 
-def _exchange(old_fd: int, name: bytes, new_fd: int, new_name: bytes) -> None:
+def swap_names(old_fd: int, name: bytes, new_fd: int, new_name: bytes) -> None:
     """renameat2 with RENAME_EXCHANGE."""
     if _libc.renameat2(old_fd, name, new_fd, new_name, RENAME_EXCHANGE):
         raise _last_error()

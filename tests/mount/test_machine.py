@@ -32,6 +32,7 @@ from hypothesis.stateful import (
 from tests.mount import changes
 from tests.mount.changes import Change, full
 from tests.mount.trees import Tree, copy_of, differences
+from tests.mount.users import ANN, BEN, ROOT, TEAM, User, acting_as
 from tests.volume import Volume
 
 CHUNK = 1 << 20
@@ -46,7 +47,7 @@ NAMES = st.sampled_from("abcdonumh")
 PICKS = st.integers(0, 10**6)
 MODES = st.integers(0, 0o7777)
 UMASKS = st.sampled_from([0o022, 0o077, 0, 0o777])
-OWNERS = st.sampled_from([0, 1, 1234, 65534])
+OWNERS = st.sampled_from([0, 1234, ANN.uid, ANN.gid, BEN.uid, TEAM])
 RIGHTS = st.integers(0, 7)
 DATA = st.one_of(
     st.binary(max_size=40),
@@ -89,11 +90,12 @@ def step(method: Step) -> Step:
 class Machine(RuleBasedStateMachine):
     """The rules. `copies` are the trees of the mount by LSN."""
 
-    seeded = remounts = crashes = False
+    seeded = remounts = crashes = several_users = False
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="cdpfs-machine-"))
+        self.folder.chmod(0o755)
         rate = CHUNK if self.seeded else 0
         self.volume = Volume(self.folder / "volume", seed_rate_bytes_s=rate)
         self.plain = self.folder / "plain"
@@ -103,6 +105,7 @@ class Machine(RuleBasedStateMachine):
         self.copies: dict[int, Tree] = {}
         self.paths: dict[bytes, int] = {}
         self.changed = 0
+        self.user = ROOT
 
     @initialize(
         before=st.lists(
@@ -112,7 +115,7 @@ class Machine(RuleBasedStateMachine):
     def protect(self, before: list[tuple[int, str, str, bytes, int]]) -> None:
         """Mount; in the seeded variant over a tree that is full already."""
         for root in self.roots:
-            os.chmod(root, 0o755)
+            os.chmod(root, 0o777 if self.several_users else 0o755)
         if self.seeded:
             for found in before:
                 self._there_before(*found)
@@ -157,7 +160,8 @@ class Machine(RuleBasedStateMachine):
 
     def _both(self, change: Change) -> Any:
         """Change both trees; the outcomes must be equal."""
-        mounted, plain = (changes.outcome(change, root) for root in self.roots)
+        with acting_as(self.user):
+            mounted, plain = (changes.outcome(change, root) for root in self.roots)
         assert mounted == plain, f"mount: {mounted}, plain directory: {plain}"
         return mounted[1]
 
@@ -200,6 +204,11 @@ class Machine(RuleBasedStateMachine):
         """A name in a directory that is there; perhaps the name is, too."""
         return os.path.join(self._pick(where, stat.S_IFDIR), _name_of(name))
 
+    def _file_mode(self, mode: int) -> int:
+        """Of several users' files, no setgid bits: without group execution a FUSE daemon can't tell
+        whether the kernel would take them away at a write (see test_users.py)."""
+        return mode & ~stat.S_ISGID if self.several_users else mode
+
     def _close_handles(self) -> None:
         for pair in self.handles:
             for fd in pair:
@@ -215,7 +224,8 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         """A regular file."""
         flags = os.O_EXCL if exclusive else 0
-        self._both(changes.make_file(self._new_path(where, name), mode, umask, data, flags))
+        path = self._new_path(where, name)
+        self._both(changes.make_file(path, self._file_mode(mode), umask, data, flags))
 
     @rule(where=PICKS, name=NAMES, mode=MODES, umask=UMASKS)
     @step
@@ -236,7 +246,7 @@ class Machine(RuleBasedStateMachine):
     def mknod(self, where: int, name: str, mode: int, kind: int) -> None:
         """A FIFO, a socket, or a file made the old way."""
         path = self._new_path(where, name)
-        self._both(lambda root: os.mknod(full(root, path), mode | kind))
+        self._both(lambda root: os.mknod(full(root, path), self._file_mode(mode) | kind))
 
     @rule(
         where=PICKS,
@@ -337,10 +347,12 @@ class Machine(RuleBasedStateMachine):
     @step
     def open(self, what: int, flags: int) -> None:
         """Keep a file open."""
+        opened: list[int] = []
         path = self._pick(what, stat.S_IFREG)
         if stat.S_ISREG(self.paths[path]):
-            mounted, plain = (os.open(full(root, path), flags) for root in self.roots)
-            self.handles.append((mounted, plain))
+            self._both(lambda root: opened.append(os.open(full(root, path), flags)))
+            if opened:
+                self.handles.append((opened[0], opened[1]))
 
     @precondition(lambda self: self.handles)
     @rule(which=PICKS, offset=OFFSETS, data=DATA)
@@ -356,7 +368,7 @@ class Machine(RuleBasedStateMachine):
         """Change an open file's size, mode, times or attributes; or sync it."""
         call: Callable[[int], object] = {
             "t": lambda fd: os.ftruncate(fd, size),
-            "m": lambda fd: os.fchmod(fd, mode),
+            "m": lambda fd: os.fchmod(fd, self._file_mode(mode)),
             "u": lambda fd: os.utime(fd, ns=(mtime_ns, mtime_ns)),
             "x": lambda fd: os.setxattr(fd, "user.open", b"%d" % size),
             "s": os.fsync,
@@ -383,6 +395,8 @@ class Machine(RuleBasedStateMachine):
     def chmod(self, what: int, mode: int) -> None:
         """Change the mode."""
         path = self._pick(what)
+        if not stat.S_ISDIR(self.paths[path]):
+            mode = self._file_mode(mode)
         if not stat.S_ISLNK(self.paths[path]):
             self._both(lambda root: os.chmod(full(root, path), mode))
 
@@ -457,6 +471,14 @@ class Machine(RuleBasedStateMachine):
                 )
             )
 
+    @precondition(lambda self: self.several_users)
+    @rule(user=st.sampled_from([ROOT, ANN, ANN, BEN]))
+    def act_as(self, user: User) -> None:
+        """Somebody else makes the next changes, through files that he opens himself: a write is
+        taken for one of the user who opened."""
+        self._close_handles()
+        self.user = user
+
     # --- sessions -------------------------------------------------------------------------------
 
     @precondition(lambda self: self.remounts and self.changed >= BETWEEN)
@@ -520,7 +542,15 @@ class CrashingMachine(SeededMachine):
     crashes = True
 
 
+class SharedMachine(SeededMachine):
+    """With several users."""
+
+    several_users = True
+
+
 MACHINES = [Machine, SeededMachine, RemountingMachine, CrashingMachine]
+if AS_ROOT:
+    MACHINES.append(SharedMachine)
 
 
 def _run(machine: type[Machine], examples: int, steps: int) -> None:
