@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_ops_come_back_in_order_with_increasing_times(tmp_path: Path) -> None:
     ops = read_all(store)
     assert [op.lsn for op in ops] == list(range(1, 101))
     assert [len(op.payload) for op in ops] == list(range(100))
-    assert all(a.time_ns < b.time_ns for a, b in zip(ops, ops[1:], strict=False))
+    assert all(a.time_ns < b.time_ns for a, b in itertools.pairwise(ops))
     assert {op.actor for op in ops} == {3}
 
 
