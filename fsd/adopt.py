@@ -186,12 +186,11 @@ class Adopter:
         if max(links, status.st_nlink) > 1 and not stat.S_ISDIR(status.st_mode):
             self._names.set_inode(status.st_ino, node_id, lsn)
             self._linked[node_id] = since, lsn
-        if stat.S_ISREG(status.st_mode):
+        if stat.S_ISREG(status.st_mode) and status.st_size:
+            self._remember(node_id, Unseeded(since, status.st_size, lsn))
+            self.all_seeded = False
             self.adopted_files += 1
-            if status.st_size:
-                self._remember(node_id, Unseeded(since, status.st_size, lsn))
-                self.all_seeded = False
-                self.adopted_bytes += status.st_size
+            self.adopted_bytes += status.st_size
 
     def _describe(
         self, parent: Node | None, name: bytes, status: os.stat_result, links: int

@@ -31,6 +31,8 @@ class Names:
         self._inodes: dict[int, tuple[NodeId, int]] = {}
         self._order: deque[tuple[int, tuple[int, bytes] | int]] = deque()
         self._last_node = int(self._snapshot.max_node())
+        self.last_inherited = self._last_node
+        """Nodes up to here are known from earlier sessions."""
 
     def close(self) -> None:
         """Give the snapshot back."""
@@ -110,6 +112,20 @@ class Names:
         """Are all names of the directory in the journal, as indexed?"""
         self._follow()
         return self._snapshot.dir_complete(directory)
+
+    def holds(self, missing: NotSeeded) -> bool:
+        """Is what a view lacked in the index by now?"""
+        node = NodeId(missing.node)
+        if missing.region is not None:
+            return self.region_seeded(node, missing.region)
+        if missing.name is None:
+            return self.dir_complete(node)
+        self._follow()
+        try:
+            self._snapshot.child(node, missing.name, NOW)
+        except NotSeeded:
+            return False
+        return True
 
     @property
     def indexed_lsn(self) -> int:

@@ -284,6 +284,7 @@ class Operations(pyfuse3.Operations):
         parent, node = self._existing(parent_inode, name)
         if not node.is_dir:
             raise FUSEError(errno.ENOTDIR)
+        self._seeder.before_rmdir(node)
         self._capture.unlink(parent, name, node, self._actor(ctx), None)
         self._nodes.drop_if_unused(node)
 
@@ -311,6 +312,8 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ENOENT)
         if other is node:
             return  # two names of one file: POSIX wants nothing done
+        if other is not None and other.is_dir and not flags & RENAME_EXCHANGE:
+            self._seeder.before_rmdir(other)
         self._capture.rename(
             node,
             (parent, name_old),

@@ -17,7 +17,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import trio
 
@@ -36,6 +36,9 @@ SLICE_S = 0.002
 
 MAX_AHEAD = 20_000
 """The background walk waits while the indexer is so many ops behind."""
+
+PACE_S = 0.2
+"""A change of the pace is heeded after so long."""
 
 INLINE_CHUNKS = 4
 """A file of more unseeded chunks is not seeded before its unlink, but kept in the hidden place."""
@@ -66,6 +69,7 @@ class Seeder:
         self._kept: dict[int, Node] = {}
         self.rate_bytes_s = 0
         self._urgent = 0
+        self._counted_links: set[int] = set()
         self.done_bytes = 0
         self.done_files = 0
         self.unreadable = 0
@@ -158,11 +162,27 @@ class Seeder:
             return None
         return self._hidden(), b"%d" % node.id
 
+    def before_rmdir(self, directory: Node) -> None:
+        """See to it that a directory can go: it is empty, and the log has all that it ever held.
+
+        What it held at first was adopted when it was removed or moved; only that this was all is
+        not known yet. OSError ENOTEMPTY. No await in here.
+        """
+        if self._adopter.all_seeded or self._names.dir_complete(directory.id):
+            return
+        fd = self._nodes.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if os.listdir(fd):
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        finally:
+            os.close(fd)
+        self._adopter.mark_dir_seeded(directory)
+
     def _hidden(self) -> int:
         """A descriptor of the hidden directory, which is created when needed."""
         if self._hidden_fd < 0:
             root = self._nodes.root.fd
-            with contextlib.suppress(FileExistsError):
+            with contextlib.suppress(FileExistsError), _times_kept(root):
                 os.mkdir(HIDDEN, 0o700, dir_fd=root)
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             self._hidden_fd = os.open(HIDDEN, flags, dir_fd=root)
@@ -202,7 +222,7 @@ class Seeder:
 
     def _find(self, node_id: NodeId) -> Node:
         """The node in memory, brought there by its names in the journal if need be; held."""
-        node = self._nodes.by_id.get(node_id) or self._kept.get(node_id)
+        node = self._nodes.by_id.get(node_id) or self._kept_node(node_id)
         if node is None:
             node = self._bring(node_id)
         node.uses += 1
@@ -278,7 +298,8 @@ class Seeder:
     async def run(self) -> None:
         """Seed everything that is not in the journal yet, then say so in the log."""
         if not self._adopter.all_seeded:
-            await self._walk(self._adopt_directory)
+            await self._walk(self._adopt_and_count)
+            self._counted_links.clear()
             await self._walk(self._seed_files)
         await self._seed_kept()
         await self._wait_for_room()
@@ -330,6 +351,29 @@ class Seeder:
             self._adopter.mark_dir_seeded(directory)
         return below
 
+    async def _adopt_and_count(self, directory: Node) -> list[NodeId]:
+        """As `_adopt_directory`; what an earlier session left to be seeded is this one's to do."""
+        below = []
+        async for child in self._names_on_disk(directory):
+            if child.is_dir:
+                below.append(child.id)
+            elif child.id <= self._names.last_inherited:
+                self._count_left(child)
+        await self._wait_for_room()
+        if not self._names.dir_complete(directory.id):
+            self._adopter.mark_dir_seeded(directory)
+        return below
+
+    def _count_left(self, node: Node) -> None:
+        state = node.unseeded
+        if not isinstance(state, Unseeded) or node.id in self._counted_links:
+            return
+        if self._nodes.stat(node).st_nlink > 1:
+            self._counted_links.add(node.id)
+        self._learn_indexed(node.id, state)
+        self._adopter.adopted_files += 1
+        self._adopter.adopted_bytes += max(state.size_bytes - len(state.done) * CHUNK_BYTES, 0)
+
     async def _seed_files(self, directory: Node) -> list[NodeId]:
         below = []
         async for child in self._names_on_disk(directory):
@@ -356,21 +400,32 @@ class Seeder:
             before = self.done_bytes
             await self.seed_regions(node, region, region + 1)
             if self.rate_bytes_s and not self._urgent:
-                await trio.sleep((self.done_bytes - before) / self.rate_bytes_s)
+                await self._keep_pace(self.done_bytes - before)
             elif self.done_bytes - before > CHUNK_BYTES // 2:
                 await self._give_way()
+
+    async def _keep_pace(self, count: int) -> None:
+        """Wait as long as `count` bytes should take; the pace may change meanwhile."""
+        left = float(count)
+        while left > 0 and self.rate_bytes_s and not self._urgent:
+            step = min(left, self.rate_bytes_s * PACE_S)
+            await trio.sleep(step / self.rate_bytes_s)
+            left -= step
 
     async def _seed_kept(self) -> None:
         """Files in the hidden place: seed them, then let them go."""
         while self._has_hidden() and (names := os.listdir(self._hidden())):
             for name in map(os.fsencode, names):
-                node = self._kept.get(int(name)) or self._kept_by_earlier_session(name)
+                node = self._kept_node(NodeId(int(name)))
+                if node is None:
+                    continue
                 await self._seed_file(node)
                 os.unlink(name, dir_fd=self._hidden())
-                self._kept.pop(node.id, None)
+                del self._kept[node.id]
                 self._let_go(node)
         if self._has_hidden():
-            os.rmdir(HIDDEN, dir_fd=self._nodes.root.fd)
+            with _times_kept(self._nodes.root.fd):
+                os.rmdir(HIDDEN, dir_fd=self._nodes.root.fd)
             os.close(self._hidden_fd)
             self._hidden_fd = -1
 
@@ -381,14 +436,31 @@ class Seeder:
             return False
         return stat.S_ISDIR(status.st_mode)
 
-    def _kept_by_earlier_session(self, name: bytes) -> Node:
-        node = Node(NodeId(int(name)), None, name, False)
+    def _kept_node(self, node_id: NodeId) -> Node | None:
+        """A file in the hidden place, which may have got there in an earlier session."""
+        known = self._kept.get(node_id)
+        if known is not None or not self._has_hidden():
+            return known
+        name = b"%d" % node_id
+        try:
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._hidden())
+        except FileNotFoundError:
+            return None
+        node = Node(node_id, None, name, False)
         node.linked = False
-        node.fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._hidden())
-        node.unseeded = self._adopter.unseeded_of(node.id)
-        node.uses = 1
-        self._nodes.by_id[node.id] = node
+        node.fd = fd
+        node.unseeded = self._adopter.unseeded_of(node_id)
+        self._nodes.by_id[node_id] = node
+        self.kept(node)
         return node
+
+
+@contextlib.contextmanager
+def _times_kept(directory: int) -> Iterator[None]:
+    """What is done in the directory inside does not show in its mtime: it is none of the user's."""
+    before = os.fstat(directory)
+    yield
+    os.utime(f"/proc/self/fd/{directory}", ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def has_data(fd: int, start: int, length: int) -> bool:

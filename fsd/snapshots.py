@@ -140,8 +140,16 @@ class Snapshots:
 
     async def demand(self, missing: NotSeeded) -> None:
         """Return when the journal holds what a view lacked."""
-        await self._session.seeder.demand(missing)
-        await self._session.wait_indexed(self._session.intake.lsn)
+        session = self._session
+        try:
+            await session.seeder.demand(missing)
+        except OSError:
+            # It is gone; then it was logged before it went, and the view only looked too early.
+            await session.wait_indexed(session.intake.lsn)
+            if not session.names.holds(missing):
+                raise
+        else:
+            await session.wait_indexed(session.intake.lsn)
 
     def view(self, lsn: Lsn) -> View:
         """The view of an LSN that is indexed. In a worker thread."""

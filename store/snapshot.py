@@ -39,6 +39,7 @@ class Snapshot:
         self._env = env
         self._segments = segments
         self._visited = 0
+        self._closed = False
         self._begin()
 
     def __enter__(self) -> Self:
@@ -61,7 +62,13 @@ class Snapshot:
 
     def close(self) -> None:
         """Let go of the state. Closing twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
         self._txn.abort()
+        # LMDB has a limited number of readers, and counts this one as long as anything refers to
+        # its transaction: a closed snapshot that lives on in a traceback must not.
+        del self._txn, self._lookup
 
     def renew(self) -> None:
         """Move to the newest committed state."""

@@ -210,7 +210,8 @@ class View:
             except NotSeeded as error:
                 if self._demand is None:
                     raise
-                lacking = error
+                # Its traceback would keep this frame, and so the snapshot, in a cycle.
+                lacking = error.with_traceback(None)
             self._demand(lacking)
         raise lacking
 
