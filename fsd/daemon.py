@@ -26,13 +26,21 @@ from fsd.errors import FsdError
 from fsd.external import ExternalChanges
 from fsd.handshake import Handshake
 from fsd.housekeeping import Housekeeper
-from fsd.mountpoint import check_directory, check_fuse, check_reserved, mount_options, mounts
+from fsd.mountpoint import (
+    check_directory,
+    check_fuse,
+    check_mount_point,
+    check_reserved,
+    mount_options,
+    mounts,
+)
 from fsd.operations import Operations
 from fsd.readiness import install as install_readiness
-from fsd.recovery import Recovery, last_checkpoint
-from fsd.session import Session
+from fsd.recovery import Recovery
+from fsd.session import Session, boot_id
 from fsd.snapshots import Snapshots
 from fsd.supervisor import Supervisor
+from fsd.touched import Before, look_back
 from fsd.unmount import unmount
 from store.errors import StoreError
 from store.format import Kind
@@ -45,6 +53,12 @@ from store.volume import Store
 from timetravel.errors import TimetravelError
 
 log = logging.getLogger("fsd")
+
+SWITCH_S = 0.0005
+"""A thread that reads the past lets go of the interpreter this soon when a request waits."""
+
+CRASH_SLACK_NS = 200_000_000
+"""A busy daemon notes that it is alive so much too late at the most."""
 
 
 class Starter:
@@ -79,6 +93,7 @@ def main() -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    logging.getLogger("pyfuse3").addFilter(_is_news)
     starter = Starter(options.ready_fd)
     if options.ready_fd >= 0:
         os.set_inheritable(options.ready_fd, False)
@@ -90,6 +105,11 @@ def main() -> None:
         log.error("%s; %s", error, getattr(error, "hint", ""), exc_info=error)
         starter.say({"ok": False, "error": _describe(error)})
         sys.exit(1)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that the kernel no longer waits for an answer (ENOENT): it withdraws requests at will."""
+    return "failed with No such file or directory" not in record.getMessage()
 
 
 def _first(group: BaseException) -> BaseException:
@@ -107,10 +127,11 @@ def _describe(error: BaseException) -> dict[str, str]:
 
 
 def _prepare_process() -> None:
-    """The caller's umask must not touch modes, and descriptors must not run out."""
+    """No umask of the caller's, enough descriptors, and requests before threads."""
     os.umask(0)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    sys.setswitchinterval(SWITCH_S)
 
 
 async def _run(root: Path, starter: Starter) -> None:
@@ -125,6 +146,7 @@ async def _run(root: Path, starter: Starter) -> None:
 async def _serve(store: Store, starter: Starter) -> None:
     directory, mount_point = store.config.directory, store.config.mount_point
     check_directory(directory)
+    check_mount_point(directory, mount_point)
     check_fuse()
     root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     check_reserved(root_fd)
@@ -180,13 +202,13 @@ async def _begin(session: Session, end: Lsn, starter: Starter, keeper: Housekeep
         return
     with session.journal.snapshot() as snapshot:
         first, last = snapshot.first(), snapshot.last()
-        checkpoint = last_checkpoint(snapshot, end)
+        before = look_back(session.journal, snapshot, end)
     assert first is not None
     assert last is not None
     clean = last.kind == Kind.CLEAN
     if not clean:
-        starter.say({"progress": {"phase": "recovery", "ops": end - checkpoint}})
-        await trio.to_thread.run_sync(_recover, session, end, checkpoint)
+        starter.say({"progress": {"phase": "recovery", "ops": end - before.checkpoint}})
+        await trio.to_thread.run_sync(_recover, session, end, before)
     adopter.protected_ns = first.time_ns
     adopter.first = first.lsn
     adopter.since = session.intake.append(Kind.MOUNT, 0, 0, payload)
@@ -195,14 +217,21 @@ async def _begin(session: Session, end: Lsn, starter: Starter, keeper: Housekeep
 
 def _describe_session() -> bytes:
     """The payload of MOUNT."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    return json.dumps({"version": 1, "boot": boot, "time_ns": time.time_ns()}).encode()
+    return json.dumps({"version": 1, "boot": boot_id(), "time_ns": time.time_ns()}).encode()
 
 
-def _recover(session: Session, end: Lsn, checkpoint: Lsn) -> None:
-    recovery = Recovery(session.journal, session.root_fd, end)
-    recovery.run(checkpoint)
-    log.info("recovery from LSN %d to %d: %d repairs", checkpoint, end, len(recovery.repairs))
+def _crash_ns(page: StatePage, before: Before) -> int:
+    """When the daemon died; 0 when the whole machine went down, or nobody knows."""
+    if before.boot != boot_id() or not page.alive_ns:
+        return 0
+    return page.alive_ns + CRASH_SLACK_NS
+
+
+def _recover(session: Session, end: Lsn, before: Before) -> None:
+    recovery = Recovery(session.journal, session.root_fd, end, session.page)
+    recovery.run(before.checkpoint, _crash_ns(session.page, before))
+    repairs = len(recovery.repairs)
+    log.info("recovery from LSN %d to %d: %d repairs", before.checkpoint, end, repairs)
     for repair in recovery.repairs[:100]:
         log.info("repaired: %s", repair)
 

@@ -8,6 +8,7 @@ file ready before the current one is full. Loop's thread; what blocks runs in wo
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import os
 import time
@@ -15,7 +16,7 @@ import time
 import trio
 
 from fsd.nodes import Node
-from fsd.session import Session
+from fsd.session import Session, boot_id
 from store.errors import StoreError
 from store.format import Kind
 from store.types import Lsn
@@ -35,6 +36,7 @@ class Housekeeper:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._boot = json.dumps({"boot": boot_id()}).encode()
 
     async def run(self) -> None:
         """Run all of them until cancelled."""
@@ -99,15 +101,16 @@ class Housekeeper:
     async def checkpoint(self) -> None:
         """Put the backing tree on disk as of now, and say so in the log."""
         session = self._session
-        await self.apply_times()
+        # Before the times: an op that comes while they are written still lacks its own.
         upto = session.intake.lsn
+        await self.apply_times()
         try:
             await trio.to_thread.run_sync(syncfs, session.root_fd)
         except OSError as error:
             log.error("the backing tree can't be synced: %s", error)
             return
         if session.intake.has_room():
-            session.intake.append(Kind.CHECKPOINT, 0, upto)
+            session.intake.append(Kind.CHECKPOINT, 0, upto, self._boot)
         session.checkpointed = Lsn(max(session.checkpointed, upto))
 
     async def _keep_room(self) -> None:

@@ -1,28 +1,32 @@
 """After a crash: the backing tree is brought to the journal's state, by state and not by replay.
 
-Duty: for every name and node that was touched since the last checkpoint, compare what the backing
-tree has with what the journal says, and mend the difference. Doing it twice changes nothing more.
-Runs before the mount, blocking, on the loop's thread. Nothing is logged: the journal is right.
+Duty: for every name and node that may not be as the journal says, compare what the backing tree has
+with it, and mend the difference. Doing it twice changes nothing more. Runs before the mount,
+blocking, in one thread. Nothing is logged: the journal is right.
 
-Why it is enough: ops are logged before they are made, so the backing tree can only be behind; and
-what was touched before the last checkpoint is on disk.
+What may differ: an op is logged and made in one synchronous section, so when only processes died,
+of all ops the very last alone may not have been made, or in part; and deferred mtimes are missing.
+What somebody changed behind our back after that has a later mtime: it is left alone here, and the
+search for external changes finds it. When the machine went down as well, anything since the last
+checkpoint may be missing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
-from fsd.adopt import read_xattrs
-from fsd.capture import set_owner, set_times
+from fsd.adopt import HIDDEN, read_xattrs
+from fsd.capture import set_owner, set_times, swap_names
+from fsd.likeness import Likeness
+from fsd.touched import Name, Touched, collect
 from store.errors import NotSeeded
-from store.format import Kind
-from store.journal import Journal, NodeState, OpMeta, Snapshot
-from store.ops import Created, Renamed
+from store.journal import Journal, NodeState
+from store.statepage import StatePage
 from store.types import ROOT, Lsn, NodeId
 from timetravel.errors import NoSuchNode
 from timetravel.view import View
@@ -30,82 +34,37 @@ from timetravel.view import View
 log = logging.getLogger(__name__)
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_WINDOW = 4096
 _COPY_BYTES = 1 << 20
-
-
-@dataclass
-class Touched:
-    """What changed since the checkpoint: names, and nodes with the ranges that were written."""
-
-    names: dict[tuple[NodeId, bytes], list[NodeId]] = field(default_factory=dict)
-    """(directory, name) → the nodes that stood there at some time."""
-    nodes: dict[NodeId, list[tuple[int, int]]] = field(default_factory=dict)
-
-    def name(self, directory: NodeId, name: bytes, node: NodeId) -> None:
-        """The name was given to the node, or taken from it."""
-        self.names.setdefault((directory, name), []).append(node)
-        self.nodes.setdefault(node, [])
-        self.nodes.setdefault(directory, [])
-
-
-def last_checkpoint(snapshot: Snapshot, end: Lsn) -> Lsn:
-    """The LSN up to which the backing tree is known to be on disk; 0 if never."""
-    stop = int(end) + 1
-    while stop > 1:
-        start = max(stop - _WINDOW, 1)
-        found = 0
-        for op in snapshot.ops(Lsn(start), Lsn(stop)):
-            if op.kind == Kind.CHECKPOINT:
-                found = op.offset
-            elif op.kind == Kind.CLEAN:
-                found = op.lsn
-        if found:
-            return Lsn(found)
-        stop = start
-    return Lsn(0)
-
-
-def collect(journal: Journal, snapshot: Snapshot, start: Lsn, end: Lsn) -> Touched:
-    """Everything that the ops of (start, end] touched."""
-    touched = Touched()
-    for op in snapshot.ops(Lsn(start + 1), Lsn(end + 1)):
-        if not op.aborted:
-            _collect_op(journal, op, touched)
-    return touched
-
-
-def _collect_op(journal: Journal, op: OpMeta, touched: Touched) -> None:
-    parent = NodeId(op.offset)
-    if op.kind == Kind.WRITE:
-        touched.nodes.setdefault(op.node, []).append((op.offset, op.offset + op.length))
-    elif op.kind in (Kind.TRUNCATE, Kind.SETATTR, Kind.SETXATTR, Kind.REMOVEXATTR):
-        touched.nodes.setdefault(op.node, [])
-    elif op.kind == Kind.CREATE:
-        touched.name(parent, Created.decode(journal.read_payload(op.lsn)).name, op.node)
-    elif op.kind in (Kind.LINK, Kind.UNLINK):
-        touched.name(parent, journal.read_payload(op.lsn), op.node)
-    elif op.kind == Kind.RENAME:
-        renamed = Renamed.decode(journal.read_payload(op.lsn))
-        touched.name(parent, renamed.name, op.node)
-        touched.name(renamed.new_parent, renamed.new_name, op.node)
-        if renamed.other:
-            touched.name(renamed.new_parent, renamed.new_name, renamed.other)
+_NEVER_NS = 1 << 63
+_TICK_NS = 20_000_000
+"""File systems take times from a clock that is this much behind at the most."""
 
 
 class Recovery:
     """One reconciliation, at the journal's end. `repairs` lists what was mended, for the log."""
 
-    def __init__(self, journal: Journal, root_fd: int, end: Lsn) -> None:
+    def __init__(self, journal: Journal, root_fd: int, end: Lsn, page: StatePage) -> None:
         self._view = View(journal, end)
+        self._page = page
         self._journal = journal
         self._root_fd = root_fd
+        self._likeness = Likeness(self._view)
+        self._crash_ns = _NEVER_NS
         self.repairs: list[str] = []
 
-    def run(self, start: Lsn) -> None:
-        """Mend everything that was touched after `start`."""
+    def run(self, start: Lsn, crash_ns: int = 0) -> None:
+        """Mend what was touched after `start`.
+
+        `crash_ns`: when the processes died, if the machine stayed up: then only the very last op
+        is in doubt, and what changed later was not made by us.
+        """
+        end = self._view.lsn
+        doubtful = Lsn(end - 1) if crash_ns else start
+        self._crash_ns = crash_ns or _NEVER_NS
         with self._journal.snapshot() as snapshot:
-            touched = collect(self._journal, snapshot, start, self._view.lsn)
+            touched = collect(self._journal, snapshot, start, doubtful, end)
+        if touched.exchange is not None:
+            self._guarded(self._finish_exchange, *touched.exchange)
         expected = {key: self._expected(*key) for key in touched.names}
         # Shallow names first: a directory must stand in its place before what is in it.
         wanted = [key for key, node in expected.items() if node is not None]
@@ -113,10 +72,12 @@ class Recovery:
             self._guarded(self._put_in_place, key, expected, touched)
         gone = [key for key, node in expected.items() if node is None]
         for key in sorted(gone, key=lambda key: -self._depth(key[0])):
-            self._guarded(self._take_away, key, expected, touched)
-        nodes = sorted(touched.nodes, key=self._depth, reverse=True)
-        for node in nodes:
+            self._guarded(self._take_away, key, touched)
+        for node in sorted(touched.nodes, key=self._depth, reverse=True):
             self._guarded(self._mend_node, node, touched.nodes[node])
+        for node in touched.timed - touched.nodes.keys():
+            self._guarded(self._mend_time, node)
+        self._page.mended_node = 0
 
     def _guarded(self, repair: object, *args: object) -> None:
         """One repair; what can't be mended is left to the search for external changes."""
@@ -130,7 +91,7 @@ class Recovery:
     def _expected(self, directory: NodeId, name: bytes) -> NodeState | None:
         try:
             return self._view.lookup(directory, name)
-        except (NoSuchNode, NotSeeded):
+        except NoSuchNode:
             return None
 
     def _depth(self, node: NodeId) -> int:
@@ -154,10 +115,29 @@ class Recovery:
 
     # --- names -------------------------------------------------------------------------------
 
+    def _finish_exchange(self, one: Name, other: Name) -> None:
+        """Swap two names if they still stand as before: both exist either way."""
+        states = self._expected(*one), self._expected(*other)
+        if states[0] is None or states[1] is None:
+            return
+        one_fd = self._open_dir(one[0])
+        other_fd = self._open_dir(other[0])
+        try:
+            looks = self._likeness.of
+            swapped = looks(states[0], one_fd, one[1]) and looks(states[1], other_fd, other[1])
+            if not swapped and (
+                looks(states[0], other_fd, other[1]) and looks(states[1], one_fd, one[1])
+            ):
+                swap_names(one_fd, one[1], other_fd, other[1])
+                self.repairs.append(f"exchanged {one[1]!r} and {other[1]!r}")
+        finally:
+            os.close(one_fd)
+            os.close(other_fd)
+
     def _put_in_place(
         self,
-        key: tuple[NodeId, bytes],
-        expected: dict[tuple[NodeId, bytes], NodeState | None],
+        key: Name,
+        expected: dict[Name, NodeState | None],
         touched: Touched,
     ) -> None:
         state = expected[key]
@@ -172,7 +152,7 @@ class Recovery:
             if there is not None and stat.S_IFMT(there.st_mode) == stat.S_IFMT(state.mode):
                 return  # the same kind of thing, its content is compared below
             if there is not None:
-                _remove(fd, key[1], there)
+                self._remove(key, fd, there, touched)
             self._make_again(state, key, fd)
         finally:
             os.close(fd)
@@ -181,7 +161,7 @@ class Recovery:
     def _is_it(
         there: os.stat_result,
         state: NodeState,
-        key: tuple[NodeId, bytes],
+        key: Name,
         touched: Touched,
     ) -> bool:
         """Nothing else ever had this name since the checkpoint: then what is there is the node."""
@@ -192,35 +172,52 @@ class Recovery:
     def _fetch(
         self,
         state: NodeState,
-        key: tuple[NodeId, bytes],
+        key: Name,
         fd: int,
-        expected: dict[tuple[NodeId, bytes], NodeState | None],
+        expected: dict[Name, NodeState | None],
         touched: Touched,
     ) -> bool:
-        """A rename or link that was not made: the node still has its old name."""
-        for old, nodes in touched.names.items():
-            if old == key or state.node not in nodes:
-                continue
-            still = expected[old]
-            old_fd = self._try_open_dir(old[0])
+        """A rename or link that was not made: the node still has another name."""
+        others = [old for old, nodes in touched.names.items() if state.node in nodes]
+        others += [name for name in self._view.names(state.node) if name not in touched.names]
+        for old in others:
+            old_fd = self._try_open_dir(old[0]) if old != key else -1
             if old_fd < 0:
                 continue
             try:
                 there = _lstat(old_fd, old[1])
                 if there is None or stat.S_IFMT(there.st_mode) != stat.S_IFMT(state.mode):
                     continue
+                still = expected[old] if old in touched.names else state
                 if still is None:
-                    os.rename(old[1], key[1], src_dir_fd=old_fd, dst_dir_fd=fd)
-                    self.repairs.append(f"renamed {old[1]!r} to {key[1]!r}")
+                    self._move(old_fd, old[1], fd, key, touched)
                     return True
                 if still.node == state.node and not stat.S_ISDIR(state.mode):
-                    if not _same_file(fd, key[1], there):
-                        _link_over(old_fd, old[1], fd, key[1])
-                        self.repairs.append(f"linked {old[1]!r} to {key[1]!r}")
+                    self._link(old_fd, old[1], there, fd, key, touched)
                     return True
             finally:
                 os.close(old_fd)
         return False
+
+    def _move(self, old_fd: int, old: bytes, fd: int, key: Name, touched: Touched) -> None:
+        """Rename to the name `key` in `fd`, over what is there."""
+        there = _lstat(fd, key[1])
+        if there is not None:
+            self._keep(key, fd, there, touched)
+        os.rename(old, key[1], src_dir_fd=old_fd, dst_dir_fd=fd)
+        self.repairs.append(f"renamed {old!r} to {key[1]!r}")
+
+    def _link(
+        self, old_fd: int, old: bytes, file: os.stat_result, fd: int, key: Name, touched: Touched
+    ) -> None:
+        """Make the name `key` in `fd` a link to the file, unless it is one."""
+        there = _lstat(fd, key[1])
+        if there is not None and (there.st_dev, there.st_ino) == (file.st_dev, file.st_ino):
+            return
+        if there is not None:
+            self._remove(key, fd, there, touched)
+        os.link(old, key[1], src_dir_fd=old_fd, dst_dir_fd=fd, follow_symlinks=False)
+        self.repairs.append(f"linked {old!r} to {key[1]!r}")
 
     def _try_open_dir(self, node: NodeId) -> int:
         try:
@@ -231,6 +228,7 @@ class Recovery:
     def _make_again(self, state: NodeState, key: tuple[NodeId, bytes], fd: int) -> None:
         """The node's create op was not made, or its file is lost: make it from the journal."""
         name, kind = key[1], stat.S_IFMT(state.mode)
+        self._page.mended_node = state.node
         if kind == stat.S_IFDIR:
             os.mkdir(name, 0o700, dir_fd=fd)
         elif kind == stat.S_IFLNK:
@@ -244,12 +242,7 @@ class Recovery:
         self.repairs.append(f"made {name!r} again")
         self._mend_attributes(state, fd, name)
 
-    def _take_away(
-        self,
-        key: tuple[NodeId, bytes],
-        expected: dict[tuple[NodeId, bytes], NodeState | None],
-        touched: Touched,
-    ) -> None:
+    def _take_away(self, key: Name, touched: Touched) -> None:
         """A name that the journal has not: its unlink was not made."""
         fd = self._try_open_dir(key[0])
         if fd < 0:
@@ -257,30 +250,100 @@ class Recovery:
         try:
             there = _lstat(fd, key[1])
             if there is not None:
-                _remove(fd, key[1], there)
+                self._remove(key, fd, there, touched)
                 self.repairs.append(f"removed {key[1]!r}")
         finally:
             os.close(fd)
 
+    def _remove(self, key: Name, fd: int, there: os.stat_result, touched: Touched) -> None:
+        if stat.S_ISDIR(there.st_mode):
+            os.rmdir(key[1], dir_fd=fd)
+        elif not self._keep(key, fd, there, touched):
+            os.unlink(key[1], dir_fd=fd)
+
+    def _keep(self, key: Name, fd: int, there: os.stat_result, touched: Touched) -> bool:
+        """A file's last name goes and the journal lacks some of its content: put it where the
+        seeding finds it (see `Seeder.before_destroy`)."""
+        if not stat.S_ISREG(there.st_mode) or there.st_nlink > 1:
+            return False
+        for node in touched.names[key]:
+            with self._journal.snapshot() as snapshot:
+                base = snapshot.base(node)
+                if base is None or base.complete:
+                    continue
+                was = snapshot.state(node, base.since)
+            if was is not None and was.inode == there.st_ino:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(HIDDEN, 0o700, dir_fd=self._root_fd)
+                hidden = b"%b/%d" % (HIDDEN, node)
+                os.rename(key[1], hidden, src_dir_fd=fd, dst_dir_fd=self._root_fd)
+                self.repairs.append(f"kept {key[1]!r} for seeding")
+                return True
+        return False
+
     # --- nodes -------------------------------------------------------------------------------
 
     def _mend_node(self, node: NodeId, ranges: list[tuple[int, int]]) -> None:
+        """Content and attributes."""
+        found = self._find(node)
+        if found is None:
+            return
+        state, fd, name = found
+        try:
+            there = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if stat.S_ISREG(state.mode):
+                if self._is_foreign(state, there):
+                    log.info("%r was changed after the crash; it stays as it is", name)
+                    return
+                self._page.mended_node = node
+                self._mend_content(state, fd, name, ranges)
+            self._mend_attributes(state, fd, name)
+        finally:
+            os.close(fd)
+
+    def _is_foreign(self, state: NodeState, there: os.stat_result) -> bool:
+        """Was the file changed after the crash, by somebody else than an interrupted recovery?"""
+        later = there.st_mtime_ns > self._crash_ns
+        return (
+            later and there.st_mtime_ns != state.mtime_ns and (self._page.mended_node != state.node)
+        )
+
+    def _mend_time(self, node: NodeId) -> None:
+        """A deferred mtime. Until it is set, a file has the kernel's of the same change."""
+        found = self._find(node)
+        if found is None:
+            return
+        state, fd, name = found
+        try:
+            there = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if there.st_mtime_ns == state.mtime_ns:
+                return
+            if state.mtime_ns - _TICK_NS <= there.st_mtime_ns <= self._crash_ns:
+                self._set_mtime(fd, name, there.st_atime_ns, state.mtime_ns)
+        finally:
+            os.close(fd)
+
+    def _find(self, node: NodeId) -> tuple[NodeState, int, bytes] | None:
+        """The node's state, and (descriptor of its directory, name) for the caller to close."""
         try:
             state = self._view.state(node)
             places = self._view.names(node)
         except NoSuchNode:
-            return
+            return None
         if node == ROOT:
-            self._mend_attributes(state, self._root_fd, b".")
-            return
-        for directory, name in places[:1]:
-            fd = self._open_dir(directory)
-            try:
-                if stat.S_ISREG(state.mode):
-                    self._mend_content(state, fd, name, ranges)
-                self._mend_attributes(state, fd, name)
-            finally:
-                os.close(fd)
+            return state, os.dup(self._root_fd), b"."
+        if not places:
+            return None
+        directory, name = places[0]
+        return state, self._open_dir(directory), name
+
+    @staticmethod
+    def _set_mtime(fd: int, name: bytes, atime_ns: int, mtime_ns: int) -> None:
+        held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            set_times(held, atime_ns, mtime_ns)
+        finally:
+            os.close(held)
 
     def _mend_content(
         self, state: NodeState, fd: int, name: bytes, ranges: list[tuple[int, int]]
@@ -349,22 +412,6 @@ def _lstat(fd: int, name: bytes) -> os.stat_result | None:
         return os.stat(name, dir_fd=fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
-
-
-def _remove(fd: int, name: bytes, there: os.stat_result) -> None:
-    (os.rmdir if stat.S_ISDIR(there.st_mode) else os.unlink)(name, dir_fd=fd)
-
-
-def _same_file(fd: int, name: bytes, other: os.stat_result) -> bool:
-    there = _lstat(fd, name)
-    return there is not None and (there.st_dev, there.st_ino) == (other.st_dev, other.st_ino)
-
-
-def _link_over(old_fd: int, old: bytes, fd: int, name: bytes) -> None:
-    there = _lstat(fd, name)
-    if there is not None:
-        _remove(fd, name, there)
-    os.link(old, name, src_dir_fd=old_fd, dst_dir_fd=fd, follow_symlinks=False)
 
 
 def _merged(ranges: list[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:

@@ -6,6 +6,8 @@ Duty: hold what the handlers and the background tasks share. Loop's thread.
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 
 import trio
 
@@ -22,6 +24,11 @@ from store.journal import Journal
 from store.statepage import StatePage
 from store.types import Lsn
 from store.volume import Store
+
+
+def boot_id() -> str:
+    """Which start of the machine this is: after another one, page caches are gone."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
 
 class Session:
@@ -74,3 +81,4 @@ class Session:
         """Tell the indexer how far it may go: between requests every op is applied or aborted."""
         self.page.appended_lsn = self.intake.lsn
         self.page.applied_lsn = self.intake.lsn
+        self.page.alive_ns = time.time_ns()

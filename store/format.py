@@ -212,8 +212,8 @@ class Kind(IntEnum):
     DIR_SEEDED = 18  # directory node; 0: every name that it had at `since` is adopted
     SEEDED = 19  # 0; 0: the whole tree is in the journal
     MOUNT = 20  # 0; 0; `{"version", "boot"}` as JSON: a session begins
-    CLEAN = 21  # 0; 0: a session ends in order, the backing tree is current and on disk
-    CHECKPOINT = 22  # 0; LSN up to which the backing tree is on disk
+    CLEAN = 21  # 0; wall time in ns: a session ends in order, the backing tree is on disk
+    CHECKPOINT = 22  # 0; LSN up to which the backing tree is on disk; `{"boot"}` as JSON
 
 
 class Flag(IntFlag):

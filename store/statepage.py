@@ -1,8 +1,8 @@
 """The shared page: live hints between fsd, the indexer and the command line. Never the truth.
 
 Duty: eight-byte counters in one mapped page. Each has one writer, named below; an aligned
-eight-byte copy is not torn on the machines that we support. After a crash the page is worthless
-and is reset at the next mount: everything in it is derived from the log and the index.
+eight-byte copy is not torn on the machines that we support. After a crash the page is
+reset at the next mount: everything that counts in it is derived from the log and the index.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class StatePage:
     fsd_pid = _Counter(7)
     indexer_trouble = _Counter(8)
     """errno of what keeps the indexer from committing, 0 when all is well (indexer)."""
+    alive_ns = _Counter(9)
+    """Wall time at which fsd last looked after the mount: about when it died (fsd)."""
+    mended_node = _Counter(10)
+    """The file whose content recovery is at work on, 0 for none (fsd)."""
 
     def __init__(self, path: Path, writable: bool = True) -> None:
         flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
@@ -62,8 +66,10 @@ class StatePage:
             os.close(fd)
 
     def reset(self) -> None:
-        """All counters to 0: a new session begins."""
+        """A new session begins: all counters to 0 but what recovery must know of the crash."""
+        crashed = self.alive_ns, self.mended_node
         self.map[:] = bytes(PAGE_BYTES)
+        self.alive_ns, self.mended_node = crashed
 
     def close(self) -> None:
         """Give the mapping back."""

@@ -19,7 +19,7 @@ from store.errors import IntakeGap
 from store.format import ALIGN, MAX_PAYLOAD_BYTES, RECORD, RING_HEADER_BYTES
 from store.ops import Op
 from store.ring import RingFile, rings_in_use
-from store.types import Lsn, NodeId, TimeNs
+from store.types import NO_LSN, Lsn, NodeId, TimeNs
 from store.volume import Store
 
 _RECORD = RECORD.codec
@@ -65,10 +65,27 @@ class IntakeTail:
         self._open(candidates[-1])
         while self._next < lsn:
             found = self._read(_READ_BYTES, lsn - 1)
-            if not found:
+            if not found and not self._skip_to(lsn):
                 raise IntakeGap(
                     candidates[-1].path, self._position, f"the log ends before LSN {lsn}", lsn, lsn
                 )
+
+    def _skip_to(self, lsn: int) -> bool:
+        """Stand before the record of just this LSN, further on in the current file, if it is there.
+
+        What lies between is broken; whoever asks does not need it.
+        """
+        assert self._ring is not None
+        at = self._position
+        while data := os.pread(self._fd, _READ_BYTES, at):
+            found = _find_record(data, self._ring.generation, lsn, lsn)
+            if found is not None:
+                self._position, self._next = at + found[0], lsn
+                return True
+            at += max(len(data) - _RECORD_BYTES, ALIGN)
+            if len(data) < _READ_BYTES:
+                break
+        return False
 
     def read_ops(self, limit_bytes: int, up_to: Lsn) -> list[Op]:
         """The next ops, about `limit_bytes` of them and none past `up_to`; [] at the end."""
@@ -107,38 +124,59 @@ class IntakeTail:
             self._next = ops[-1].lsn + 1
         return ops
 
-    def end_of_log(self) -> EndOfLog:
-        """Walk to the end from the oldest ring file on. Slow: reads up to the whole ring."""
+    def end_of_log(self, indexed: Lsn = NO_LSN) -> EndOfLog:
+        """Walk to the end. Slow: reads up to the whole ring.
+
+        What the journal holds (ops up to `indexed`) is skipped, damage in it does not count.
+        """
         rings = rings_in_use(self._store)
         if not rings:
             return EndOfLog(None, 0, Lsn(0), TimeNs(0))
         last = TimeNs(0)
         first = _start_of_chain(rings)
+        while first + 1 < len(rings) and rings[first + 1].first_lsn <= indexed + 1:
+            first += 1
         self._open(rings[first])
         while True:
             while ops := self._read(_READ_BYTES, 1 << 63):
                 last = ops[-1].time_ns
-            if not self._step_to_next_ring():
+            if self._step_to_next_ring():
+                continue
+            if self._next > indexed or not self._skip_to(indexed + 1):
                 break
-        damaged = self._look_behind()
+        damaged = self._look_behind(indexed)
         return EndOfLog(self._ring, self._position, Lsn(self._next - 1), last, damaged)
 
-    def _look_behind(self) -> str:
+    def _look_behind(self, indexed: Lsn) -> str:
         """Is there a newer record of this generation, or a newer ring, behind the end?"""
         assert self._ring is not None
         newest = rings_in_use(self._store)[-1]
         if newest.generation > self._ring.generation and newest.first_lsn > self._next:
             return f"{newest.path.name} goes on with LSN {newest.first_lsn}"
-        at = self._position
+        # The record at the end itself is the torn one; only a later one speaks of damage. What
+        # looks like a record inside its payload is an application's data.
+        at = self._position + self._extent_of_torn()
+        after = max(self._next + 1, indexed + 1)
         while data := os.pread(self._fd, _READ_BYTES, at):
-            # The record at the end itself is the torn one; only a later one speaks of damage.
-            found = _find_record(data, self._ring.generation, self._next + 1)
+            found = _find_record(data, self._ring.generation, after)
             if found is not None:
                 return f"{self._ring.path.name} has LSN {found[1]} at byte {at + found[0]}"
             at += max(len(data) - _RECORD_BYTES, ALIGN)
             if len(data) < _READ_BYTES:
                 break
         return ""
+
+    def _extent_of_torn(self) -> int:
+        """Bytes that the record at the end was to take, 0 if its header is not whole."""
+        assert self._ring is not None
+        data = os.pread(self._fd, _RECORD_BYTES, self._position)
+        if len(data) < _RECORD_BYTES:
+            return 0
+        check, generation, _, _, _, length, lsn = _RECORD.unpack_from(data)[:7]
+        whole = check == _hash(data[4:]) & 0xFFFFFFFF and generation == self._ring.generation
+        if not whole or lsn != self._next or length > MAX_PAYLOAD_BYTES:
+            return 0
+        return padded(_RECORD_BYTES + length)
 
 
 def _start_of_chain(rings: list[RingFile]) -> int:
@@ -198,8 +236,10 @@ def padded(length: int) -> int:
     return (length + ALIGN - 1) & ~(ALIGN - 1)
 
 
-def _find_record(data: bytes, generation: int, after: int) -> tuple[int, int] | None:
-    """(place, LSN) of a valid record header with an LSN of at least `after`, anywhere in `data`."""
+def _find_record(
+    data: bytes, generation: int, least: int, most: int = 1 << 64
+) -> tuple[int, int] | None:
+    """(place, LSN) of a valid record header with an LSN of `least` to `most`, wherever it is."""
     mark = generation.to_bytes(4, "little")
     at = data.find(mark, 4)
     while at >= 0:
@@ -207,8 +247,7 @@ def _find_record(data: bytes, generation: int, after: int) -> tuple[int, int] | 
         if start % ALIGN == 0 and start + _RECORD_BYTES <= len(data):
             header = _RECORD.unpack_from(data, start)
             fits = header[0] == _hash(data[start + 4 : start + _RECORD_BYTES]) & 0xFFFFFFFF
-            if fits and header[6] >= after:
+            if fits and least <= header[6] <= most:
                 return start, header[6]
         at = data.find(mark, at + 1)
     return None
-

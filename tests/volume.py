@@ -66,13 +66,13 @@ class Volume:
                     return answer
         return {}
 
-    def call(self, name: str, **args: Any) -> Any:
+    def call(self, name: str, /, **args: Any) -> Any:
         """A call on the control socket; AssertionError when it fails."""
         answer = self.try_call(name, **args)
         assert answer["ok"], answer
         return answer["result"]
 
-    def try_call(self, name: str, **args: Any) -> dict[str, Any]:
+    def try_call(self, name: str, /, **args: Any) -> dict[str, Any]:
         """A call on the control socket; the whole answer."""
         with socket.socket(socket.AF_UNIX) as connection:
             folder = os.open(self.store.root, os.O_PATH)

@@ -18,9 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from store.errors import NotSeeded
 from store.journal import Journal
 from store.reindex import reindex
 from store.types import ROOT, Lsn
@@ -35,6 +33,9 @@ from timetravel.view import View
 WRITERS = 3
 MAX_RECORDS = 25
 SAMPLES = 2
+ENDS = (0, -signal.SIGTERM, -signal.SIGBUS)
+"""How an application may end: told to before it had its handler; at a page of a dead mount."""
+
 LONGEST_START_S = 4.0
 """A start of the daemon that takes longer is not killed: it must come up some day."""
 
@@ -187,8 +188,7 @@ class Campaign:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             _, words = process.communicate()
-            # A process that was told to stop before it had its handler ends by the signal.
-            if process.returncode not in (0, -signal.SIGTERM):
+            if process.returncode not in ENDS:
                 wrong.append(f"{module}: {words.decode(errors='replace').strip()}")
         self._applications.clear()
         if wrong:
@@ -240,13 +240,7 @@ class Campaign:
 
     def _past(self, lsn: Lsn) -> Copy:
         with Journal(self.volume.store) as journal:
-            return copies.of_view(View(journal, lsn, self._demand))
-
-    def _demand(self, missing: NotSeeded) -> None:
-        args: dict[str, Any] = {"node": missing.node, "region": missing.region}
-        if missing.name is not None:
-            args["name"] = os.fsdecode(missing.name)
-        self.volume.call("seed", **args)
+            return copies.of_view(View(journal, lsn, self.volume.demand))
 
     def _check_log(self) -> list[str]:
         """Nothing that the daemon complains about, and no change that nobody made."""

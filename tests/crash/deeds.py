@@ -69,7 +69,7 @@ class Deed:
             done = stop
 
     def _put(self, path: str, data: bytes, offset: int) -> None:
-        self._with_file(path, os.O_WRONLY, lambda fd: os.pwrite(fd, data, offset))
+        self._with_file(path, os.O_WRONLY, lambda fd: _put_all(fd, data, offset))
 
     def do(self, root: str) -> None:
         """Make the change below `root`. OSError as the system call gives it."""
@@ -78,14 +78,14 @@ class Deed:
     # --- content --------------------------------------------------------------------------
 
     def _write(self, path: str, root: str) -> None:
-        self._with_file(path, os.O_WRONLY, lambda fd: os.pwrite(fd, self.data(), self.offset))
+        self._with_file(path, os.O_WRONLY, lambda fd: _put_all(fd, self.data(), self.offset))
 
     def _append(self, path: str, root: str) -> None:
-        self._with_file(path, os.O_WRONLY | os.O_APPEND, lambda fd: os.write(fd, self.data()))
+        self._with_file(path, os.O_WRONLY | os.O_APPEND, lambda fd: _put_all(fd, self.data()))
 
     def _write_sync(self, path: str, root: str) -> None:
         flags = os.O_WRONLY | os.O_DSYNC
-        self._with_file(path, flags, lambda fd: os.pwrite(fd, self.data(), self.offset))
+        self._with_file(path, flags, lambda fd: _put_all(fd, self.data(), self.offset))
 
     def _sync(self, path: str, root: str) -> None:
         self._with_file(path, os.O_RDONLY, os.fsync)
@@ -152,6 +152,16 @@ class Deed:
 
     def _removexattr(self, path: str, root: str) -> None:
         os.removexattr(path, self.other)
+
+
+def _put_all(fd: int, data: bytes, offset: int | None = None) -> None:
+    """Write everything, at the end if there is no offset: a dying daemon makes writes short."""
+    done = 0
+    while done < len(data):
+        if offset is None:
+            done += os.write(fd, data[done:])
+        else:
+            done += os.pwrite(fd, data[done:], offset + done)
 
 
 def _rename2(old: str, new: str, flags: int) -> None:

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from store.errors import NotSeeded
 from tests.volume import SOURCE, Volume
 
 
@@ -70,6 +71,11 @@ class Victim(Volume):
         if self._answers >= 0:
             os.close(self._answers)
             self._answers = -1
+
+    def demand(self, missing: NotSeeded) -> None:
+        """Have the daemon bring into the journal what a view lacks."""
+        name = None if missing.name is None else os.fsdecode(missing.name)
+        self.call("seed", node=missing.node, region=missing.region, name=name)
 
     def indexers(self) -> list[int]:
         """The daemon's children that are indexers."""
