@@ -34,20 +34,20 @@ from fsd.mountpoint import (
     mount_options,
     mounts,
 )
+from fsd.opening import end_of_log, indexed_lsn
 from fsd.operations import Operations
 from fsd.readiness import install as install_readiness
 from fsd.recovery import Recovery
 from fsd.session import Session, boot_id
 from fsd.snapshots import Snapshots
-from fsd.supervisor import Supervisor
-from fsd.touched import Before, look_back
+from fsd.supervisor import GIVE_UP_S, Supervisor
+from fsd.touched import Before, look_back, undisturbed_since
 from fsd.unmount import unmount
-from store.errors import StoreError
+from store.errors import StoreError, StoreFull
 from store.format import Kind
 from store.intake import Intake
 from store.journal import Journal
 from store.statepage import StatePage
-from store.tail import EndOfLog, IntakeTail
 from store.types import ROOT, Lsn, TimeNs
 from store.volume import Store
 from timetravel.errors import TimetravelError
@@ -74,6 +74,11 @@ class Starter:
                 os.write(self._fd, json.dumps(message).encode() + b"\n")
             except OSError:
                 self.finish()
+
+    async def seen(self, count: int) -> None:
+        """How far the search for external changes is; others may run."""
+        self.say({"progress": {"phase": "external changes", "seen": count}})
+        await trio.lowlevel.checkpoint()
 
     def finish(self) -> None:
         """Nothing more will be said."""
@@ -120,7 +125,7 @@ def _first(group: BaseException) -> BaseException:
 
 def _describe(error: BaseException) -> dict[str, str]:
     return {
-        "kind": type(error).__name__,
+        "kind": getattr(error, "kind", type(error).__name__),
         "message": str(error),
         "hint": str(getattr(error, "hint", "")),
     }
@@ -150,12 +155,14 @@ async def _serve(store: Store, starter: Starter) -> None:
     check_fuse()
     root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     check_reserved(root_fd)
+    # All of this only looks: what is refused here has not been touched.
+    indexed = await trio.to_thread.run_sync(indexed_lsn, store)
+    end = await trio.to_thread.run_sync(end_of_log, store, indexed)
     page = StatePage(store.state_path)
     page.reset()
     page.fsd_pid = os.getpid()
     supervisor = Supervisor(store, page)
     async with trio.open_nursery() as nursery:
-        end = await trio.to_thread.run_sync(_end_of_log, store)
         page.appended_lsn = page.applied_lsn = end.lsn
         await nursery.start(supervisor.run)
         await supervisor.wait_ready(end.lsn)
@@ -168,7 +175,7 @@ async def _serve(store: Store, starter: Starter) -> None:
             intake.time_ns = TimeNs(last.time_ns)
         session = Session(store, page, intake, journal, supervisor, root_fd)
         keeper = Housekeeper(session)
-        await _begin(session, indexed, starter, keeper)
+        await _begin(session, indexed, starter, keeper, log_lost=end.ring is None)
         try:
             await _mounted(session, mount_point, starter, keeper)
         finally:
@@ -177,15 +184,9 @@ async def _serve(store: Store, starter: Starter) -> None:
         nursery.cancel_scope.cancel()
 
 
-def _end_of_log(store: Store) -> EndOfLog:
-    tail = IntakeTail(store)
-    try:
-        return tail.end_of_log()
-    finally:
-        tail.close()
-
-
-async def _begin(session: Session, end: Lsn, starter: Starter, keeper: Housekeeper) -> None:
+async def _begin(
+    session: Session, end: Lsn, starter: Starter, keeper: Housekeeper, log_lost: bool
+) -> None:
     """Start the session in the log: a first one, or one that goes on after an earlier."""
     payload = _describe_session()
     adopter = session.adopter
@@ -203,16 +204,28 @@ async def _begin(session: Session, end: Lsn, starter: Starter, keeper: Housekeep
     with session.journal.snapshot() as snapshot:
         first, last = snapshot.first(), snapshot.last()
         before = look_back(session.journal, snapshot, end)
+        ended_ns = undisturbed_since(snapshot, end)
     assert first is not None
     assert last is not None
-    clean = last.kind == Kind.CLEAN
-    if not clean:
+    crash_ns = 0 if ended_ns else _crash_ns(session.page, before)
+    if last.kind == Kind.CLEAN:
+        pass
+    elif log_lost:
+        # The tree may well be ahead of the journal: nothing in it may be taken back.
+        log.warning("the intake log is missing; what it alone held counts as external changes")
+    else:
         starter.say({"progress": {"phase": "recovery", "ops": end - before.checkpoint}})
         await trio.to_thread.run_sync(_recover, session, end, before)
     adopter.protected_ns = first.time_ns
     adopter.first = first.lsn
     adopter.since = session.intake.append(Kind.MOUNT, 0, 0, payload)
-    await _find_external_changes(session, end, last.offset if clean else 0, starter, keeper)
+    search = ExternalChanges(session, end, ended_ns or crash_ns, bool(ended_ns), starter.seen)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await search.run()
+        nursery.cancel_scope.cancel()
+    if search.found:
+        log.info("%d external changes found and logged", search.found)
 
 
 def _describe_session() -> bytes:
@@ -236,22 +249,6 @@ def _recover(session: Session, end: Lsn, before: Before) -> None:
         log.info("repaired: %s", repair)
 
 
-async def _find_external_changes(
-    session: Session, end: Lsn, ended_ns: int, starter: Starter, keeper: Housekeeper
-) -> None:
-    async def report(seen: int) -> None:
-        starter.say({"progress": {"phase": "external changes", "seen": seen}})
-        await trio.lowlevel.checkpoint()
-
-    search = ExternalChanges(session, end, ended_ns, report)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
-        await search.run()
-        nursery.cancel_scope.cancel()
-    if search.found:
-        log.info("%d external changes found and logged", search.found)
-
-
 async def _mounted(
     session: Session, mount_point: str, starter: Starter, keeper: Housekeeper
 ) -> None:
@@ -269,6 +266,7 @@ async def _mounted(
             nursery.start_soon(_seed, session)
             nursery.start_soon(_stop_on_signal)
             nursery.start_soon(_announce, session, mount_point, starter)
+            session.serving = True
             await pyfuse3.main(min_tasks=4)
             nursery.cancel_scope.cancel()
     finally:
@@ -287,10 +285,16 @@ async def _announce(session: Session, mount_point: str, starter: Starter) -> Non
 
 async def _seed(session: Session) -> None:
     session.seeder.rate_bytes_s = session.store.config.seed_rate_bytes_s
-    try:
-        await session.seeder.run()
-    except (OSError, StoreError):
-        log.exception("seeding stopped; it goes on at the next mount")
+    while True:
+        try:
+            await session.seeder.run()
+        except StoreFull:
+            await session.wait_for_room()
+        except (OSError, StoreError):
+            log.exception("seeding stopped; it goes on at the next mount")
+            return
+        else:
+            return
 
 
 async def _stop_on_signal() -> None:
@@ -311,15 +315,21 @@ async def _leave(mount_point: str) -> None:
 
 
 async def _finish(session: Session, keeper: Housekeeper) -> None:
-    """End in order: everything applied, on disk, indexed, and said so."""
+    """End in order: everything applied, on disk, indexed, and said so.
+
+    An indexer that gets no further is not waited for: the intake log holds what is not indexed.
+    """
+    session.serving = False
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run)
         await keeper.checkpoint()
-        await session.wait_for_room()
-        # The clock's time, not the log's: it is compared with the ctimes of files.
-        lsn = session.intake.append(Kind.CLEAN, 0, time.time_ns())
-        await session.flusher.durable(lsn)
-        await session.wait_indexed(lsn)
+        if await _has_room_at_last(session):
+            # The clock's time, not the log's: it is compared with the ctimes of files.
+            lsn = session.intake.append(Kind.CLEAN, 0, time.time_ns())
+            await session.flusher.durable(lsn)
+            wait = session.supervisor.wait_indexed_or_give_up
+            if not await wait(lsn, session.publish):
+                log.warning("the journal ends before LSN %d; it goes on at the next mount", lsn)
         nursery.cancel_scope.cancel()
     await session.supervisor.stop()
     session.names.close()
@@ -327,6 +337,18 @@ async def _finish(session: Session, keeper: Housekeeper) -> None:
     session.intake.close()
     session.store.socket_path.unlink(missing_ok=True)
     log.info("ended in order at LSN %d", session.intake.lsn)
+
+
+async def _has_room_at_last(session: Session) -> bool:
+    """Wait for room in the log while there is hope; without CLEAN the next mount recovers."""
+    while not session.intake.has_little_room():
+        before = session.page.indexed_lsn
+        with trio.move_on_after(GIVE_UP_S):
+            await session.wait_for_room()
+        if not session.intake.has_room() and session.page.indexed_lsn == before:
+            log.warning("the intake log is full; the session ends without its closing op")
+            return False
+    return True
 
 
 def _calm_collector() -> None:

@@ -91,4 +91,8 @@ class MountBusy(FsdError):
 
 
 class IndexerFailed(FsdError):
-    """The indexer process does not come up."""
+    """The indexer process does not come up. `kind` is the class of its own error, if known."""
+
+    def __init__(self, message: str, hint: str | None = None, kind: str = "") -> None:
+        super().__init__(message, hint)
+        self.kind = kind or type(self).__name__

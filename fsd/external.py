@@ -4,9 +4,9 @@ Duty: before a mount, compare the whole tree with the journal's newest state and
 differences as external changes, so that nothing is silently missing from history. Runs before the
 mount, on the loop's thread, and gives way only to progress messages.
 
-What gives a change away: kind, size, mtime, mode, owner, device number and target; and, for a tree
-that was unmounted in order, a ctime later than that. Names that the journal never had in a
-directory whose listing it does not have completely are left to seeding.
+What gives a change away: kind, size, mtime, mode, owner, device number and target; and a ctime
+later than the end of the last session, unless the machine went down. Names that the journal never
+had in a directory whose listing it does not have completely are left to seeding.
 
 Changes are logged in an order that the index can follow: first what was found out about nodes that
 stayed (an adopt op reaches back to the session's start, so it must stand before the node's other
@@ -24,7 +24,7 @@ from fsd.adopt import HIDDEN, read_xattrs
 from fsd.nodes import Node
 from fsd.session import Session
 from store.errors import NotSeeded
-from store.format import Flag, Kind
+from store.format import CHUNK_BYTES, Flag, Kind
 from store.journal import NodeState
 from store.ops import SET_GID, SET_MODE, SET_MTIME, SET_UID, Attributes
 from store.types import ROOT, Lsn, NodeId
@@ -35,18 +35,23 @@ REPORT_EVERY = 2000
 
 
 class ExternalChanges:
-    """One search. `found` counts the changes that were logged."""
+    """One search. `found` counts the changes that were logged.
+
+    `ended_ns`: when the last session ended (0: unknown), `in_order` or by a crash.
+    """
 
     def __init__(
         self,
         session: Session,
         end: Lsn,
         ended_ns: int,
+        in_order: bool,
         report: Callable[[int], Awaitable[None]],
     ) -> None:
         self._session = session
         self._view = View(session.journal, end)
         self._ended_ns = ended_ns
+        self._in_order = in_order
         self._report = report
         self._seen = 0
         self._compared: set[NodeId] = set()
@@ -198,18 +203,23 @@ class ExternalChanges:
     def _same_content(self, node: Node, state: NodeState) -> bool:
         """Somebody changed the inode but neither size nor mtime: compare the bytes.
 
-        Content that was never seeded can't be compared: it counts as changed.
+        Content that was never seeded can't be compared: it counts as changed; after a crash as
+        the same, for then it may well have been recovery that touched the inode.
         """
         fd = self._session.nodes.open(node, os.O_RDONLY)
         try:
-            for at in range(0, state.size_bytes, 1 << 20):
-                if os.pread(fd, 1 << 20, at) != self._view.read(state.node, at, 1 << 20):
-                    return False
-        except NotSeeded:
-            return False
+            return all(
+                self._same_chunk(state, fd, at) for at in range(0, state.size_bytes, CHUNK_BYTES)
+            )
         finally:
             os.close(fd)
-        return True
+
+    def _same_chunk(self, state: NodeState, fd: int, at: int) -> bool:
+        try:
+            right = self._view.read(state.node, at, CHUNK_BYTES)
+        except NotSeeded:
+            return not self._in_order
+        return os.pread(fd, CHUNK_BYTES, at) == right
 
     def _changed(self, node: Node, state: NodeState, status: os.stat_result) -> None:
         """New content: the node begins anew with what is there now.

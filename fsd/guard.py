@@ -30,7 +30,6 @@ def fuse_error(error: BaseException) -> pyfuse3.FUSEError:
     if isinstance(error, pyfuse3.FUSEError):
         return error
     if isinstance(error, StoreFull):
-        log.error("%s", error)
         return pyfuse3.FUSEError(errno.ENOSPC)
     if isinstance(error, OSError) and error.errno:
         return pyfuse3.FUSEError(error.errno)

@@ -36,6 +36,7 @@ class Housekeeper:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._no_space = False
         self._boot = json.dumps({"boot": boot_id()}).encode()
 
     async def run(self) -> None:
@@ -120,21 +121,39 @@ class Housekeeper:
         while True:
             if intake.needs_next:
                 await self._prepare_next()
-            if intake.has_room():
+            self._note_fullness()
+            if intake.has_room() or session.full:
                 async with session.room:
                     session.room.notify_all()
             session.room_wanted = trio.Event()
             with trio.move_on_after(0.25 if not intake.needs_next else 0.02):
                 await session.room_wanted.wait()
 
+    def _note_fullness(self) -> None:
+        """Writers wait for a slow indexer, but not for a person to make space."""
+        session = self._session
+        stuck = bool(session.page.indexer_trouble) or self._no_space
+        full = session.intake.needs_next and not session.intake.has_room() and stuck
+        if full != session.full:
+            log.log(
+                logging.WARNING if full else logging.INFO,
+                "the store's disk is full: writes are refused from now on"
+                if full
+                else "there is room in the store again: writes go on",
+            )
+        session.full = full
+
     async def _prepare_next(self) -> None:
         session = self._session
         safe = Lsn(min(session.page.indexed_lsn, session.checkpointed))
         try:
             if await trio.to_thread.run_sync(session.intake.prepare_next, safe):
+                self._no_space = False
                 return
         except (OSError, StoreError) as error:
-            log.error("no new ring file: %s", error)
+            if not self._no_space:
+                log.warning("no new ring file: %s", error)
+            self._no_space = True
             await trio.sleep(0.5)
             return
         # All files hold ops that somebody still needs: hurry both of them up.

@@ -68,7 +68,7 @@ class OpenFiles:
         truncate = writable and flags & os.O_TRUNC
         if truncate and node.unseeded is not None:
             await self._seeder.before_truncate(node, 0)
-            await self._session.wait_for_room()
+            await self._session.wait_for_room_or_refuse()
         fd = self._nodes.open(node, self.backing_flags(flags))
         try:
             if writable:
@@ -98,11 +98,11 @@ class OpenFiles:
             handle = self._handles[fh]
             self._seeder.requests += 1
             if not self._intake.has_room():
-                await self._session.wait_for_room()
+                await self._session.wait_for_room_or_refuse()
             node = handle.node
             if node.unseeded is not None:
                 await self._seeder.before_write(node, offset, offset + len(data))
-                await self._session.wait_for_room()
+                await self._session.wait_for_room_or_refuse()
             if node.privileged:
                 self._metadata.drop_privileges(node, handle.uid, handle.actor)
             written = self._capture.write(handle, offset, data)
@@ -120,11 +120,13 @@ class OpenFiles:
             self._snapshots.release(fh)
             return
         os.close(handle.fd)
-        if handle.wrote:
-            await self._session.wait_for_room()
-            self._intake.append(Kind.CLOSE, handle.node.id, actor=handle.actor)
-        handle.node.uses -= 1
-        self._nodes.drop_if_unused(handle.node)
+        try:
+            if handle.wrote:
+                await self._session.wait_for_room_or_refuse(little=True)
+                self._intake.append(Kind.CLOSE, handle.node.id, actor=handle.actor)
+        finally:
+            handle.node.uses -= 1
+            self._nodes.drop_if_unused(handle.node)
 
     @guarded
     async def fsync(self, fh: int, datasync: bool) -> None:
@@ -132,7 +134,7 @@ class OpenFiles:
         handle = self._handles.get(fh)
         if handle is None:
             return
-        await self._session.wait_for_room()
+        await self._session.wait_for_room_or_refuse(little=True)
         flags = Flag.DATASYNC if datasync else 0
         lsn = self._intake.append(Kind.FSYNC, handle.node.id, flags=flags, actor=handle.actor)
         if self._synced_too:

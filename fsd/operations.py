@@ -77,11 +77,11 @@ class Operations(pyfuse3.Operations):
         node.lookups += 1
         return entry
 
-    async def _ready(self) -> None:
-        """Before any change: there is room in the log."""
+    async def _ready(self, little: bool = False) -> None:
+        """Before anything that may append to the log: there is room. `little`: see Session."""
         self._seeder.requests += 1
         if not self._intake.has_room():
-            await self._session.wait_for_room()
+            await self._session.wait_for_room_or_refuse(little)
 
     def _actor(self, ctx: Context) -> Lsn:
         return self._session.actors.lsn_of(ctx.pid, ctx.uid, ctx.gid)
@@ -94,7 +94,7 @@ class Operations(pyfuse3.Operations):
         parent = self._node(parent_inode)
         if name == SNAPSHOTS:
             return self._snapshots.entrance(parent.id)
-        await self._ready()
+        await self._ready(little=True)
         found = self._adopter.look(parent, name)
         return no_entry() if found is None else self._answer(*found)
 
@@ -250,7 +250,7 @@ class Operations(pyfuse3.Operations):
     @guarded
     async def unlink(self, parent_inode: int, name: bytes, ctx: Context) -> None:
         """Remove a file."""
-        await self._ready()
+        await self._ready(little=True)
         if self._existing(parent_inode, name)[1].is_dir:
             raise FUSEError(errno.EISDIR)
         keep_as = await self._save_content(parent_inode, name)
@@ -280,7 +280,7 @@ class Operations(pyfuse3.Operations):
     @guarded
     async def rmdir(self, parent_inode: int, name: bytes, ctx: Context) -> None:
         """Remove a directory."""
-        await self._ready()
+        await self._ready(little=True)
         parent, node = self._existing(parent_inode, name)
         if not node.is_dir:
             raise FUSEError(errno.ENOTDIR)
@@ -390,7 +390,7 @@ class Operations(pyfuse3.Operations):
         """Open a regular file."""
         if inode >= FIRST_PAST_INODE:
             return await self._snapshots.open(inode, flags)
-        await self._ready()
+        await self._ready(little=True)
         return await self._files.open(self._node(inode), flags, ctx)
 
     # The next four are awaited by pyfuse3; a coroutine of their own would cost more than it says.
@@ -435,7 +435,7 @@ class Operations(pyfuse3.Operations):
         if directory is None:
             await self._snapshots.readdir(fh, start_id, token)
             return
-        await self._ready()
+        await self._ready(little=True)
         await directory.reply(self._session, start_id, token)
 
     @guarded

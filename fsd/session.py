@@ -19,6 +19,7 @@ from fsd.names import Names
 from fsd.nodes import NodeTable
 from fsd.seeding import Seeder
 from fsd.supervisor import Supervisor
+from store.errors import StoreFull
 from store.intake import Intake
 from store.journal import Journal
 from store.statepage import StatePage
@@ -55,8 +56,14 @@ class Session:
         self.actors = Actors(intake)
         self.flusher = Flusher(intake)
         self.adopter = Adopter(intake, self.nodes, self.names)
-        self.seeder = Seeder(intake, self.nodes, self.names, self.adopter, self.wait_for_room)
+        self.seeder = Seeder(
+            intake, self.nodes, self.names, self.adopter, self.wait_for_room_or_refuse
+        )
         self.checkpointed = Lsn(0)
+        self.serving = False
+        """Do applications reach the tree through us?"""
+        self.full = False
+        """Is the intake log full, with no space for the journal to take it up?"""
         self.worst_loop_delay_ns = 0
         self.room_wanted = trio.Event()
         self.room = trio.Condition()
@@ -67,6 +74,21 @@ class Session:
             self.room_wanted.set()
             async with self.room:
                 if not self.intake.has_room():
+                    await self.room.wait()
+
+    async def wait_for_room_or_refuse(self, little: bool = False) -> None:
+        """As `wait_for_room`, for requests: StoreFull when waiting is no use, the disk being full.
+
+        `little`: for requests that change no content. They go on in what is left of the log.
+        """
+        while not self.intake.has_room():
+            if self.full:
+                if little and self.intake.has_little_room():
+                    return
+                raise StoreFull("the store's disk is full, and so is the intake log")
+            self.room_wanted.set()
+            async with self.room:
+                if not self.intake.has_room() and not self.full:
                     await self.room.wait()
 
     async def sync_backing(self, fd: int) -> None:
@@ -81,4 +103,5 @@ class Session:
         """Tell the indexer how far it may go: between requests every op is applied or aborted."""
         self.page.appended_lsn = self.intake.lsn
         self.page.applied_lsn = self.intake.lsn
-        self.page.alive_ns = time.time_ns()
+        if self.serving:
+            self.page.alive_ns = time.time_ns()

@@ -106,6 +106,8 @@ def alarms_of(session: Session, space: os.statvfs_result) -> list[str]:
         alarms.append(f"the indexer has been silent for {silent_s:.0f} s")
     if page.indexer_trouble:
         alarms.append(f"the indexer can't write the journal: {os.strerror(page.indexer_trouble)}")
+    if session.full:
+        alarms.append("the store's disk is full: writes are refused until there is space")
     if space.f_bavail < space.f_blocks * LOW_SPACE:
         alarms.append("the store's file system is nearly full")
     if session.seeder.unreadable:

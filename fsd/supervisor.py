@@ -1,11 +1,14 @@
 """The indexer process: started, poked, watched, started again when it dies.
 
 Duty: keep one `python -m store.indexer` going for the session. If it dies or hangs, the mount goes
-on (until the ring is full); it is started again with growing pauses. Loop's thread.
+on (until the ring is full); it is started again with growing pauses. One that shows no sign of life
+for a while is killed: that is always safe. Loop's thread.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import subprocess
@@ -26,7 +29,19 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 30.0
 START_LIMIT_S = 60.0
+"""An indexer that gets no further for so long does not come up."""
+
+HUNG_S = 20.0
+"""An indexer without a sign of life for so long hangs; one that is well gives 20 in a second."""
+
+GIVE_UP_S = 30.0
+"""At the end of a session, so long is waited for an indexer that gets no further."""
+
+MAX_WORDS = 4096
 _POLL_S = 0.002
+
+HOPELESS = frozenset(("DamagedError", "IntakeGap", "IndexStale", "UnsupportedFormat"))
+"""Errors that another start will meet as well."""
 
 
 class Supervisor:
@@ -38,7 +53,10 @@ class Supervisor:
         self._process: trio.Process | None = None
         self._poke_fd = -1
         self._stopping = False
+        self._hurry = trio.Event()
         self.restarts = 0
+        self.last_words: dict[str, str] = {}
+        """Of the indexer that ended last: kind, message and hint of its error; {} for none."""
 
     @property
     def pid(self) -> int:
@@ -55,7 +73,7 @@ class Supervisor:
             task_status.started()
             task_status = trio.TASK_STATUS_IGNORED
             assert self._process is not None
-            code = await self._process.wait()
+            code = await self._wait_for_end(self._process)
             self._close_poke()
             if self._is_stopping():
                 return
@@ -63,8 +81,43 @@ class Supervisor:
                 pause_s = FIRST_PAUSE_S
             log.warning("the indexer ended with code %s; starting it again", code)
             self.restarts += 1
-            await trio.sleep(pause_s)
+            self._hurry = trio.Event()
+            await trio.sleep(min(pause_s, FIRST_PAUSE_S))
+            with trio.move_on_after(pause_s):
+                await self._hurry.wait()
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    async def _wait_for_end(self, process: trio.Process) -> int:
+        """Its exit code; one that hangs is killed."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._kill_if_hung, process)
+            await self._listen(process)
+            code = await process.wait()
+            nursery.cancel_scope.cancel()
+        return code
+
+    async def _kill_if_hung(self, process: trio.Process) -> None:
+        beat, since = self._page.indexer_beat_ns, time.monotonic()
+        while True:
+            await trio.sleep(1.0)
+            if self._page.indexer_beat_ns != beat:
+                beat, since = self._page.indexer_beat_ns, time.monotonic()
+            # A fresh one, which has not beaten yet, may wait for the lock of its predecessor.
+            elif self._page.indexer_pid == process.pid and time.monotonic() - since > HUNG_S:
+                log.warning("the indexer (pid %d) hangs; killing it", process.pid)
+                process.kill()
+                return
+
+    async def _listen(self, process: trio.Process) -> None:
+        """Until it ends; it says one line of JSON before that when something is wrong."""
+        assert process.stdout is not None
+        self.last_words = {}
+        said = b""
+        async for data in process.stdout:
+            said = (said + data)[-MAX_WORDS:]
+        with contextlib.suppress(ValueError):
+            words = json.loads(said.strip().rpartition(b"\n")[2])
+            self.last_words = {key: str(words.get(key, "")) for key in ("kind", "message", "hint")}
 
     def _is_stopping(self) -> bool:
         return self._stopping
@@ -75,7 +128,7 @@ class Supervisor:
         try:
             command = [sys.executable, "-m", "store.indexer", str(self._store.root)]
             self._process = await trio.lowlevel.open_process(
-                command, stdin=reading, stdout=subprocess.DEVNULL, cwd=_program_folder()
+                command, stdin=reading, stdout=subprocess.PIPE, cwd=_program_folder()
             )
         finally:
             os.close(reading)
@@ -100,28 +153,47 @@ class Supervisor:
             if waited % 50 == 0:
                 publish()
                 self.poke()
+                self._hurry.set()
             await trio.sleep(_POLL_S)
             waited += 1
 
     async def wait_ready(self, lsn: Lsn) -> None:
         """Return when a freshly started indexer has published its position, at `lsn` or later.
 
-        IndexerFailed when it does not within a minute or keeps ending.
+        IndexerFailed when it gets no further for a minute, or keeps ending.
         """
-        with trio.move_on_after(START_LIMIT_S):
-            while not (self._page.indexer_pid and self._page.indexed_lsn >= lsn):
-                if self.restarts > 3:
-                    break
-                await trio.sleep(_POLL_S)
-            else:
-                return
-        raise IndexerFailed(
-            "the indexer does not come up", "see log/fsd.log in the store, and cdpfs verify"
+        seen, since = (0, 0), time.monotonic()
+        while not (self._page.indexer_pid and self._page.indexed_lsn >= lsn):
+            now = (self._page.indexer_pid, self._page.indexed_lsn)
+            if now != seen:
+                seen, since = now, time.monotonic()
+            hopeless = self.restarts and self.last_words.get("kind") in HOPELESS
+            if hopeless or self.restarts > 3 or time.monotonic() - since > START_LIMIT_S:
+                raise self._failure()
+            await trio.sleep(_POLL_S)
+
+    def _failure(self) -> IndexerFailed:
+        """The error to give up with, in the indexer's own words if it left any."""
+        words = self.last_words
+        return IndexerFailed(
+            words.get("message") or "the indexer does not come up",
+            words.get("hint") or "see log/fsd.log in the store, and cdpfs verify",
+            words.get("kind", ""),
         )
+
+    async def wait_indexed_or_give_up(self, lsn: Lsn, publish: Callable[[], None]) -> bool:
+        """As `wait_indexed`, but only while the indexer gets on; did it get there?"""
+        while (before := self._page.indexed_lsn) < lsn:
+            with trio.move_on_after(GIVE_UP_S):
+                await self.wait_indexed(Lsn(min(lsn, before + 1)), publish)
+            if self._page.indexed_lsn == before:
+                return False
+        return True
 
     async def stop(self) -> None:
         """Let it finish what is applied and end."""
         self._stopping = True
+        self._hurry.set()
         self._close_poke()
         if self._process is not None:
             await self._process.wait()

@@ -9,12 +9,24 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from store.format import Kind
+from store.format import Flag, Kind
 from store.journal import Journal, OpMeta, Snapshot
 from store.ops import RENAME_EXCHANGE, Created, Renamed
 from store.types import Lsn, NodeId
 
 _WINDOW = 4096
+_QUIET = frozenset(
+    (
+        Kind.MOUNT,
+        Kind.ADOPT,
+        Kind.ADOPT_NAME,
+        Kind.BASE,
+        Kind.DIR_SEEDED,
+        Kind.SEEDED,
+        Kind.CHECKPOINT,
+    )
+)
+"""Ops that change nothing in the tree."""
 
 Name = tuple[NodeId, bytes]
 """A name in a directory."""
@@ -76,6 +88,27 @@ def look_back(journal: Journal, snapshot: Snapshot, end: Lsn) -> Before:
             return Before(checkpoint, boot)
         stop = start
     return Before(Lsn(0), boot)
+
+
+def undisturbed_since(snapshot: Snapshot, end: Lsn) -> int:
+    """When the tree was last unmounted in order, if nothing was changed through cdpfs since.
+
+    Wall time in ns; 0 when there were changes. Sessions that were killed while they looked for
+    external changes, or before anybody wrote, make no difference.
+    """
+    stop = int(end) + 1
+    while stop > 1:
+        start = max(stop - _WINDOW, 1)
+        found = 0
+        for op in snapshot.ops(Lsn(start), Lsn(stop)):
+            if op.kind == Kind.CLEAN:
+                found = op.offset
+            elif op.kind not in _QUIET and not op.flags & Flag.EXTERNAL:
+                found = -1
+        if found:
+            return max(found, 0)
+        stop = start
+    return 0
 
 
 def _boot_in(payload: bytes) -> str:

@@ -135,7 +135,9 @@ def mapped_errors(path: str) -> Iterator[None]:
     except lmdb.DiskError as error:
         raise StoreFull(f"the index at {path} can't grow: {error}") from error
     except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError) as error:
-        raise DamagedError(path, 0, f"the index is damaged ({error})") from error
+        damaged = DamagedError(path, 0, f"the index is damaged ({error})")
+        damaged.hint = "the segments are the truth: unmount the volume and run cdpfs reindex"
+        raise damaged from error
     except lmdb.VersionMismatchError as error:
         raise RebuildIndex(f"the index at {path} was made by another LMDB") from error
     except lmdb.Error as error:

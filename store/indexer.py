@@ -20,6 +20,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import json
 import logging
 import os
 import select
@@ -347,12 +348,21 @@ def main(arguments: list[str]) -> int:
             signal.signal(signal.SIGTERM, loop.stop)
             loop.run()
     except DamagedError as error:
-        log.error("%s; %s", error, error.hint)
+        _say(error)
         return EXIT_DAMAGED
     except (StoreError, OSError) as error:
-        log.error("%s; %s", error, getattr(error, "hint", "the indexer is started again"))
+        _say(error)
         return EXIT_FAILED
     return EXIT_OK
+
+
+def _say(error: Exception) -> None:
+    """To the log, and to fsd on standard output."""
+    hint = getattr(error, "hint", "the indexer is started again")
+    log.error("%s; %s", error, hint)
+    words = {"kind": type(error).__name__, "message": str(error), "hint": hint}
+    with contextlib.suppress(OSError):  # nobody may be listening any more
+        print(json.dumps(words), flush=True)
 
 
 if __name__ == "__main__":

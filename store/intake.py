@@ -28,6 +28,9 @@ from store.volume import Store
 RESERVE_BYTES = 3 << 20
 """Room that `has_room` promises: the largest run of ops that one request may append."""
 
+LITTLE_BYTES = 256 << 10
+"""Of that, what is kept for ops without content when the store's disk is full."""
+
 MIN_RING_FILE_BYTES = 8 << 20
 MIN_RING_FILES = 3
 
@@ -187,6 +190,10 @@ class Intake:
     def has_room(self) -> bool:
         """May a request append up to RESERVE_BYTES now?"""
         return self._next_number is not None or self._limit - self._position >= RESERVE_BYTES
+
+    def has_little_room(self) -> bool:
+        """May a request append a few ops without content, though `has_room` says no?"""
+        return self._limit - self._position >= LITTLE_BYTES
 
     @property
     def needs_next(self) -> bool:
