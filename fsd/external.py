@@ -55,8 +55,11 @@ class ExternalChanges:
         self._report = report
         self._seen = 0
         self._compared: set[NodeId] = set()
-        self._went: list[tuple[NodeId, bytes, NodeId]] = []
+        self._went: list[tuple[Node, bytes, NodeId]] = []
         self._came: list[tuple[Node, bytes]] = []
+        self._new_directories: list[Node] = []
+        self._inodes: dict[int, NodeId] = {}
+        """Backing inodes of nodes that stayed and have several links now."""
         self.found = 0
 
     async def run(self) -> None:
@@ -68,14 +71,28 @@ class ExternalChanges:
         while waiting:
             waiting += await self._directory(waiting.pop())
         for directory, name, node in self._went:
-            await session.wait_for_room()
-            self._gone(directory, name, node)
+            await self._gone(directory.id, name, node)
         if self._came:
             await session.wait_indexed(session.intake.lsn)
-        for parent, name in self._came:
-            await session.wait_for_room()
-            self._new(parent, name)
-            parent.uses -= 1
+        for directory, name in self._came:  # grows while it is gone through
+            await self._count()
+            self._new(directory, name)
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Say which listings are complete, and what the mtimes of directories really are: the ops
+        about names that went or came claim to have set them."""
+        for directory in self._new_directories:
+            await self._session.wait_for_room()
+            self._session.adopter.mark_dir_seeded(directory)
+        held = [*self._new_directories, *(directory for directory, _, _ in self._went)]
+        held += [directory for directory, _ in self._came]
+        for directory in {directory.id: directory for directory in held}.values():
+            await self._session.wait_for_room()
+            self._log_mtime(directory)
+        for directory in held:
+            directory.uses -= 1
+            self._session.nodes.drop_if_unused(directory)
 
     async def _directory(self, directory: Node) -> list[Node]:
         """Compare one directory's entries; returns its subdirectories that stayed."""
@@ -91,7 +108,7 @@ class ExternalChanges:
         below = []
         for name in sorted(known.keys() - present):
             await self._count()
-            self._went.append((directory.id, name, known[name]))
+            self._departed(directory, name, known[name])
         for name in sorted(present):
             await self._count()
             if name in known:
@@ -101,6 +118,10 @@ class ExternalChanges:
             elif complete:
                 self._arrived(directory, name)
         return below
+
+    def _departed(self, directory: Node, name: bytes, node: NodeId) -> None:
+        directory.uses += 1
+        self._went.append((directory, name, node))
 
     def _arrived(self, directory: Node, name: bytes) -> None:
         directory.uses += 1
@@ -128,35 +149,54 @@ class ExternalChanges:
                 known[name] = state.node
         return known, False
 
-    def _gone(self, directory: NodeId, name: bytes, node: NodeId) -> None:
-        """A name was taken away, with everything below it."""
-        state = self._view.state(node)
-        flags = int(Flag.EXTERNAL)
-        if stat.S_ISDIR(state.mode):
-            flags |= Flag.DIRECTORY
-            try:
-                below = self._view.entries(node)
-            except NotSeeded:
-                below = []
-            for inner, child in below:
-                self._gone(node, inner, child)
-        self._log(Kind.UNLINK, node, directory, name, flags)
-        self._session.names.set(directory, name, 0, self._session.intake.lsn)
+    async def _gone(self, directory: NodeId, name: bytes, node: NodeId) -> None:
+        """A name was taken away, with everything below it: that is logged first, deepest first."""
+        order = []
+        waiting = [(directory, name, node)]
+        while waiting:
+            order.append(waiting.pop())
+            waiting += self._inside(order[-1][2])
+        for parent, gone, child in reversed(order):
+            await self._session.wait_for_room()
+            is_dir = stat.S_ISDIR(self._view.state(child).mode)
+            flags = int(Flag.EXTERNAL) | (int(Flag.DIRECTORY) if is_dir else 0)
+            self._log(Kind.UNLINK, child, parent, gone, flags)
+            self._session.names.set(parent, gone, 0, self._session.intake.lsn)
+
+    def _inside(self, node: NodeId) -> list[tuple[NodeId, bytes, NodeId]]:
+        """The entries of what may be a directory, as far as the journal knows them."""
+        if not stat.S_ISDIR(self._view.state(node).mode):
+            return []
+        try:
+            return [(node, name, child) for name, child in self._view.entries(node)]
+        except NotSeeded:
+            return []
 
     def _new(self, directory: Node, name: bytes) -> None:
-        """A name came; what is below a new directory is found by seeding."""
+        """A name came; what is in a new directory comes, too."""
         session = self._session
         dir_fd = session.nodes.dir_fd(directory)
         status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        known = session.adopter.known_link(status)
+        known = self._inodes.get(status.st_ino)
         if known is not None:
             self._log(Kind.LINK, known, directory.id, name, int(Flag.EXTERNAL))
             session.names.set(directory.id, name, known, session.intake.lsn)
             return
         node = session.adopter.resolve(directory, name)
         self.found += 1
-        if node is not None:
-            session.nodes.drop_if_unused(node)
+        if node is None:
+            return
+        if node.is_dir:
+            self._new_directories.append(node)
+            node.uses += 1
+            fd = session.nodes.open(node, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                inside = os.listdir(fd)
+            finally:
+                os.close(fd)
+            for below in sorted(map(os.fsencode, inside)):
+                self._arrived(node, below)
+        session.nodes.drop_if_unused(node)
 
     def _kept(self, directory: Node, name: bytes, node_id: NodeId) -> Node | None:
         """A name that is there and was there; returns its node if it is a directory."""
@@ -165,9 +205,11 @@ class ExternalChanges:
         status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         state = self._view.state(node_id)
         if stat.S_IFMT(status.st_mode) != stat.S_IFMT(state.mode):
-            self._went.append((directory.id, name, node_id))
+            self._departed(directory, name, node_id)
             self._arrived(directory, name)
             return None
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            self._inodes[status.st_ino] = node_id
         node = session.adopter.resolve(directory, name)
         assert node is not None
         self._compare(node, state, status)
@@ -175,6 +217,13 @@ class ExternalChanges:
             return node
         session.nodes.drop_if_unused(node)
         return None
+
+    def _log_mtime(self, directory: Node) -> None:
+        """What the directory's mtime really is."""
+        status = self._session.nodes.stat(directory)
+        wanted = Attributes(SET_MTIME, 0, 0, 0, status.st_atime_ns, status.st_mtime_ns)
+        flags = int(Flag.EXTERNAL)
+        self._session.intake.append(Kind.SETATTR, directory.id, 0, wanted.encode(), flags)
 
     # --- one node ----------------------------------------------------------------------------
 

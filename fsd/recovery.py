@@ -83,6 +83,8 @@ class Recovery:
         """One repair; what can't be mended is left to the search for external changes."""
         try:
             repair(*args)  # type: ignore[operator]
+        except FileNotFoundError as error:
+            log.info("%r was removed by somebody else after the crash: %s", args[0], error)
         except (OSError, NoSuchNode, NotSeeded) as error:
             log.error("recovery could not mend %r: %s", args[0], error)
 

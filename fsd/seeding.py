@@ -134,16 +134,20 @@ class Seeder:
     # --- before changes -----------------------------------------------------------------------
 
     async def before_write(self, node: Node, start: int, stop: int) -> None:
-        """Log the chunks that a write to [start, stop) would change."""
+        """Log the chunks that a write to [start, stop) would change.
+
+        Also the last, partial one when the write begins behind it: a chunk is known wholly or not.
+        """
         state = node.unseeded
-        if isinstance(state, Unseeded) and start < state.size_bytes:
+        if isinstance(state, Unseeded) and start < state.regions * CHUNK_BYTES:
             await self.seed_regions(node, start // CHUNK_BYTES, -(-stop // CHUNK_BYTES))
 
     async def before_truncate(self, node: Node, size: int) -> None:
-        """Log the chunks that a truncate to `size` would cut."""
+        """Log the chunks that a truncate to `size` would cut, or the partial one it extends."""
         state = node.unseeded
-        if isinstance(state, Unseeded) and size < state.size_bytes:
-            await self.seed_regions(node, size // CHUNK_BYTES, state.regions)
+        if isinstance(state, Unseeded):
+            first = min(size // CHUNK_BYTES, state.regions - 1)
+            await self.seed_regions(node, first, state.regions)
 
     async def before_destroy(self, node: Node) -> tuple[int, bytes] | None:
         """See to it that a file's last name can go.
