@@ -561,7 +561,7 @@ def _run(machine: type[Machine], examples: int, steps: int) -> None:
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_mount_is_a_directory_and_every_view_is_what_it_was(machine: type[Machine]) -> None:
-    _run(machine, examples=4, steps=35)
+    _run(machine, examples=10 if machine is Machine else 5, steps=35)
 
 
 @pytest.mark.nightly
