@@ -98,7 +98,7 @@ def protect(
     foreground: Foreground = False,
     name: Annotated[str | None, typer.Option(metavar="N", help="The volume's name.")] = None,
     ring_files: Annotated[
-        int | None, typer.Option(metavar="N", min=2, max=1024, help="Files of the intake log.")
+        int | None, typer.Option(metavar="N", min=3, max=1024, help="Files of the intake log.")
     ] = None,
     ring_file_bytes: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Size of each of them, such as 128M.")

@@ -67,6 +67,7 @@ _BY_CLASS: dict[type[Exception], ExitCode] = {
     store.errors.StoreFull: ExitCode.SPACE,
     store.errors.DamagedError: ExitCode.DAMAGE,
     store.errors.UnsupportedFormat: ExitCode.FORMAT,
+    store.errors.BadSettings: ExitCode.USAGE,
     store.errors.NoSuchVolume: ExitCode.NO_VOLUME,
     store.errors.VolumeExists: ExitCode.BUSY,
     store.errors.NotSeeded: ExitCode.UNREACHABLE,

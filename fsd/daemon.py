@@ -34,7 +34,7 @@ from fsd.mountpoint import (
     mount_options,
     mounts,
 )
-from fsd.opening import end_of_log, indexed_lsn
+from fsd.opening import check_settings, end_of_log, indexed_lsn
 from fsd.operations import Operations
 from fsd.readiness import install as install_readiness
 from fsd.recovery import Recovery
@@ -155,6 +155,7 @@ async def _serve(store: Store, starter: Starter) -> None:
     check_fuse()
     root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     check_reserved(root_fd)
+    check_settings(store)
     # All of this only looks: what is refused here has not been touched.
     indexed = await trio.to_thread.run_sync(indexed_lsn, store)
     end = await trio.to_thread.run_sync(end_of_log, store, indexed)

@@ -6,17 +6,27 @@ Blocking; any thread.
 
 from __future__ import annotations
 
-from store.errors import DamagedError, IndexStale, IntakeGap
+from store.errors import BadSettings, DamagedError, IndexStale, IntakeGap
 from store.journal import Journal
 from store.segment import list_segments
 from store.tail import EndOfLog, IntakeTail
 from store.types import Lsn
-from store.volume import Store
+from store.volume import MIN_RING_FILE_BYTES, Store
 
 LOG_HINT = (
     "nothing was touched. To go on without what can't be read: move the folder `intake` of the "
     "store away and mount again; what the directory has then counts as changed from outside"
 )
+
+
+def check_settings(store: Store) -> None:
+    """BadSettings when the volume's settings can't work."""
+    size = store.config.ring_file_bytes
+    if size < MIN_RING_FILE_BYTES:
+        raise BadSettings(
+            f"{store.root}: ring files of {size} bytes are too small",
+            f"set ring_file_bytes in volume.toml to {MIN_RING_FILE_BYTES} or more",
+        )
 
 
 def indexed_lsn(store: Store) -> Lsn:

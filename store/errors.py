@@ -8,6 +8,7 @@ StoreError
 │   └── IntakeGap              the intake log does not hold the asked LSN
 ├── IndexStale                 the segments know more than the index
 ├── UnsupportedFormat          written by a newer cdpfs, or not a store at all
+├── BadSettings                a volume can't be made with these settings
 ├── NoSuchVolume               no store is known for a path
 └── VolumeExists               the place is taken by another store
 """
@@ -80,6 +81,12 @@ class RebuildIndex(UnsupportedFormat):
     """The index is of another version; it can be rebuilt from the segments."""
 
     hint = "rebuild it from the segments: cdpfs reindex"
+
+
+class BadSettings(StoreError):
+    """A volume can't be made with these settings."""
+
+    hint = "see cdpfs protect --help"
 
 
 class NoSuchVolume(StoreError):

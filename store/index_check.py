@@ -83,6 +83,11 @@ class IndexCheck:
         with self._checked():
             return list(self._lookup.ops(first, last + 1))
 
+    def rows(self, table: str) -> Iterator[tuple[bytes, bytes]]:
+        """All rows of a table (a field of `index_env.Tables`), by key."""
+        with self._checked(), self._txn.cursor(getattr(self._env.tables, table)) as cursor:
+            yield from cursor
+
     def wrong_extents(self) -> Iterator[WrongExtent]:
         """Rows of the content history whose bytes are not where they say."""
         codec = RegionCodec()

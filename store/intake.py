@@ -31,9 +31,6 @@ RESERVE_BYTES = 3 << 20
 LITTLE_BYTES = 256 << 10
 """Of that, what is kept for ops without content when the store's disk is full."""
 
-MIN_RING_FILE_BYTES = 8 << 20
-MIN_RING_FILES = 3
-
 _RECORD_BYTES = RECORD.size_bytes
 _HEADER = struct.Struct(RECORD.codec.format.replace("<I", "<", 1))
 _CHECK = struct.Struct("<I")

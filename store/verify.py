@@ -16,9 +16,17 @@ import xxhash
 
 from store import batch
 from store.batch import NO_DIGEST, BatchOp
-from store.errors import DamagedError, IntakeGap, StoreBusy, StoreError, UnsupportedFormat
+from store.errors import (
+    DamagedError,
+    IntakeGap,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+    UnsupportedFormat,
+)
 from store.format import Kind
 from store.index_check import IndexCheck
+from store.index_compare import wrong_tables
 from store.index_rows import OpMeta
 from store.reindex import batch_place
 from store.scan import ScannedBatch, find_batch, read_batch
@@ -104,6 +112,7 @@ class _Verification:
             self._check_segments(files)
             self._ask_index(self._check_totals)
             self._ask_index(self._check_extents)
+            self._ask_index(self._check_rows)
         finally:
             if self._index is not None:
                 self._index.close()
@@ -123,6 +132,8 @@ class _Verification:
             self._digest = NO_DIGEST if self._expected == 1 else None
         work = [(file, end) for file in files if (end := self._end_of(file))]
         self._total_bytes = sum(end for _, end in work)
+        if self._index is not None:
+            self._total_bytes *= 2  # they are read a second time to make an index to compare with
         for file, end in work:
             self._report.segments += 1
             try:
@@ -321,6 +332,20 @@ class _Verification:
         for wrong in index.wrong_extents():
             where = f"content of node {wrong.node}, region {wrong.region}"
             self._index_wrong(wrong.source, wrong.source, f"{where}: {wrong.what}")
+
+    def _check_rows(self, index: IndexCheck) -> None:
+        """The last word on the index; it needs sound segments, and space for another one."""
+        if any(finding.hint == SEGMENT_HINT for finding in self._report.findings):
+            return
+        try:
+            wrong = wrong_tables(self._store, index, self._show)
+        except StoreFull as full:
+            what = f"it could not be compared with the segments: {full}"
+            self._find(self._store.index_dir, 0, 0, 0, what, full.hint)
+            return
+        for name, rows, first in wrong:
+            what = f"{rows} rows of {name} are not what the segments say, from {first.hex()} on"
+            self._index_wrong(0, 0, what)
 
     # --- intake log ------------------------------------------------------------------------------
 

@@ -22,13 +22,27 @@ import tomllib
 import uuid as uuids
 from hashlib import blake2b
 from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
 import tomli_w
 
 from store import durable
-from store.errors import NoSuchVolume, StoreBusy, StoreError, UnsupportedFormat, VolumeExists
+from store.errors import (
+    BadSettings,
+    NoSuchVolume,
+    StoreBusy,
+    StoreError,
+    UnsupportedFormat,
+    VolumeExists,
+)
 from store.format import FORMAT_VERSION
+
+MIN_RING_FILES = 3
+"""One that is written, one that comes next, one that is being indexed."""
+
+MIN_RING_FILE_BYTES = 8 << 20
+"""More than twice what a single request may append; smaller ones can only be read."""
 
 
 class VolumeConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -36,20 +50,20 @@ class VolumeConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     format_version: int = FORMAT_VERSION
     name: str
-    uuid: str
+    uuid: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
     """32 hexadecimal digits."""
-    directory: str
+    directory: Annotated[str, msgspec.Meta(pattern="^/")]
     """The protected tree, absolute."""
     mount_at: str = ""
     """Where it is mounted; empty for in place."""
     created_ns: int
-    capture: str = "exact"
-    """`exact` or `coalesced`."""
-    fsync: str = "intake"
+    capture: Literal["exact", "coalesced"] = "exact"
+    fsync: Literal["intake", "both"] = "intake"
     """`intake`: fsync waits for the intake log; `both`: for the backing file too."""
-    ring_files: int = 8
-    ring_file_bytes: int = 128 << 20
-    seed_rate_bytes_s: int = 0
+    ring_files: Annotated[int, msgspec.Meta(ge=MIN_RING_FILES, le=1024)] = 8
+    ring_file_bytes: Annotated[int, msgspec.Meta(ge=1 << 14, le=1 << 40)] = 128 << 20
+    """At least MIN_RING_FILE_BYTES to be mounted."""
+    seed_rate_bytes_s: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Pace of the initial backup; 0 for as fast as it goes beside the applications."""
 
     @property
@@ -157,7 +171,10 @@ def _surrogates(text: str) -> str:
 
 
 def new_config(directory: str, created_ns: int, **settings: object) -> VolumeConfig:
-    """The configuration of a new volume for `directory` (absolute), named after its path."""
+    """The configuration of a new volume for `directory` (absolute), named after its path.
+
+    BadSettings when a setting is not one that a volume can have.
+    """
     values = {
         "name": volume_name(directory),
         "uuid": uuids.uuid4().hex,
@@ -165,7 +182,10 @@ def new_config(directory: str, created_ns: int, **settings: object) -> VolumeCon
         "created_ns": created_ns,
         **settings,
     }
-    return msgspec.convert(values, VolumeConfig)
+    try:
+        return msgspec.convert(values, VolumeConfig)
+    except msgspec.ValidationError as error:
+        raise BadSettings(f"a volume can't be made like this: {error}") from error
 
 
 def volume_name(directory: str) -> str:
