@@ -15,7 +15,7 @@ import stat
 import struct
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import trio
 
@@ -101,40 +101,39 @@ class Control:
         while data := await stream.receive_some(1 << 16):
             received += data
             if len(received) > MAX_REQUEST_BYTES:
+                words = BadRequest(f"a request has at most {MAX_REQUEST_BYTES} bytes")
+                await _say(stream, {"ok": False, "error": _describe(words)})
                 return
             while b"\n" in received:
                 line, received = received.split(b"\n", 1)
                 await self._answer(stream, line)
 
     async def _answer(self, stream: trio.SocketStream, line: bytes) -> None:
-        async def say(message: dict[str, Any]) -> None:
-            await stream.send_all(json.dumps(message).encode() + b"\n")
-
         async def progress(values: dict[str, Any]) -> None:
-            await say({"progress": values})
+            await _say(stream, {"progress": values})
 
         try:
             result = await self._call(line, progress)
         except (FsdError, StoreError, TimetravelError, OSError) as error:
-            await say({"ok": False, "error": _describe(error)})
+            await _say(stream, {"ok": False, "error": _describe(error)})
         except (trio.BrokenResourceError, trio.Cancelled):
             raise
         except Exception as error:
             log.exception("a control call failed")
-            await say({"ok": False, "error": _describe(error)})
+            await _say(stream, {"ok": False, "error": _describe(error)})
         else:
-            await say({"ok": True, "result": result})
+            await _say(stream, {"ok": True, "result": result})
 
     async def _call(self, line: bytes, progress: Progress) -> Any:
         try:
             request = json.loads(line)
             name, args = request["call"], request.get("args") or {}
             version = request.get("v")
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise BadRequest("the request is not understood") from None
         if version != PROTOCOL_VERSION:
             raise BadRequest(f"protocol version {version!r} is not known")
-        call = self.calls.get(name)
+        call = self.calls.get(name) if isinstance(name, str) else None
         if call is None or not isinstance(args, dict):
             raise BadRequest(f"no such call: {name!r}")
         return await call(args, progress)
@@ -164,8 +163,8 @@ class Control:
     async def _seed(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         """Bring base content into the journal: a node's, a name, a chunk, or a whole subtree."""
         node, region, name = args.get("node"), args.get("region"), args.get("name")
-        if not isinstance(node, int) or not (region is None or isinstance(region, int)):
-            raise BadRequest("seed needs a node")
+        if not _is_number(node) or not (region is None or _is_number(region)):
+            raise BadRequest("seed needs a node, and a region that is a number if there is one")
         if args.get("subtree"):
             await self._session.seeder.seed_subtree(NodeId(node))
             await self._session.wait_indexed(self._session.intake.lsn)
@@ -176,7 +175,7 @@ class Control:
 
     async def _seed_rate(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         rate = args.get("bytes_s")
-        if not isinstance(rate, int) or rate < 0:
+        if not _is_number(rate):
             raise BadRequest("seed_rate needs bytes_s, 0 for no limit")
         self._session.seeder.rate_bytes_s = rate
         return {"bytes_s": rate}
@@ -184,6 +183,15 @@ class Control:
     async def _umount(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         await unmount(self._session.store.config.mount_point)
         return {"time_ns": time.time_ns(), "lsn": Lsn(self._session.intake.lsn)}
+
+
+async def _say(stream: trio.SocketStream, message: dict[str, Any]) -> None:
+    await stream.send_all(json.dumps(message).encode() + b"\n")
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    """A whole number that fits where they are kept."""
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def _is_allowed(connection: trio.socket.SocketType) -> bool:
@@ -197,7 +205,7 @@ def _describe(error: Exception) -> dict[str, Any]:
     found = {
         "kind": type(error).__name__,
         "message": str(error),
-        "hint": getattr(error, "hint", ""),
+        "hint": getattr(error, "hint", "see log/fsd.log in the store"),
     }
     holders = getattr(error, "holders", None)
     return found if holders is None else {**found, "holders": holders}

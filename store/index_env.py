@@ -29,6 +29,7 @@ MAP_BYTES = (1 << 40, 1 << 37, 1 << 34, 1 << 31)
 """Address space for the index, tried in this order: some machines refuse the larger ones."""
 
 MAX_READERS = 1024
+REINDEX_HINT = "the segments are the truth: unmount the volume and run cdpfs reindex"
 VERSION_KEY = b"version"
 STATE_KEY = b"state"
 
@@ -136,20 +137,20 @@ def mapped_errors(path: str) -> Iterator[None]:
         raise StoreFull(f"the index at {path} can't grow: {error}") from error
     except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError) as error:
         damaged = DamagedError(path, 0, f"the index is damaged ({error})")
-        damaged.hint = "the segments are the truth: unmount the volume and run cdpfs reindex"
+        damaged.hint = REINDEX_HINT
         raise damaged from error
     except lmdb.VersionMismatchError as error:
         raise RebuildIndex(f"the index at {path} was made by another LMDB") from error
     except lmdb.Error as error:
         if getattr(error, "code", 0) == errno.ENOSPC or "No space left" in str(error):
             raise StoreFull(f"no space for the index at {path}") from error
-        raise StoreError(f"the index at {path}: {error}") from error
+        raise StoreError(f"the index at {path}: {error}", REINDEX_HINT) from error
 
 
 def _open_shared(path: str, write: bool) -> _Shared:
     if not os.path.isdir(path):
         raise StoreError(f"{path} is missing", "rebuild the index: cdpfs reindex")
-    if not write and not os.path.exists(os.path.join(path, "data.mdb")):
+    if not write and not _has_pages(path):
         _make_tables(path)
     env = _open_environment(path, write)
     try:
@@ -165,6 +166,14 @@ def _open_shared(path: str, write: bool) -> _Shared:
         env.close()
         raise
     return _Shared(env, tables, write, 0)
+
+
+def _has_pages(path: str) -> bool:
+    """Was anything ever written? LMDB takes an empty file for new, but not to read from."""
+    try:
+        return os.path.getsize(os.path.join(path, "data.mdb")) > 0
+    except FileNotFoundError:
+        return False
 
 
 def _make_tables(path: str) -> None:

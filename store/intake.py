@@ -78,6 +78,7 @@ class Intake:
         intake = cls(store, clock_ns)
         intake.lsn, intake.time_ns = end.lsn, end.time_ns
         intake._generation = end.ring.generation if end.ring else 0
+        durable.make_dir(store.intake_dir)
         make_ring_file(store, 0)
         if end.ring is None or end.lsn < indexed:
             intake.lsn = max(end.lsn, indexed)
