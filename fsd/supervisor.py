@@ -37,6 +37,9 @@ HUNG_S = 20.0
 GIVE_UP_S = 30.0
 """At the end of a session, so long is waited for an indexer that gets no further."""
 
+GIVE_UP_FULL_S = 2.0
+"""The same when the disk is full: then it is not the indexer that could hurry."""
+
 MAX_WORDS = 4096
 _POLL_S = 0.002
 
@@ -184,11 +187,16 @@ class Supervisor:
     async def wait_indexed_or_give_up(self, lsn: Lsn, publish: Callable[[], None]) -> bool:
         """As `wait_indexed`, but only while the indexer gets on; did it get there?"""
         while (before := self._page.indexed_lsn) < lsn:
-            with trio.move_on_after(GIVE_UP_S):
+            with trio.move_on_after(self.patience_s):
                 await self.wait_indexed(Lsn(min(lsn, before + 1)), publish)
             if self._page.indexed_lsn == before:
                 return False
         return True
+
+    @property
+    def patience_s(self) -> float:
+        """How long to wait, at the end, for an indexer that gets no further."""
+        return GIVE_UP_FULL_S if self._page.indexer_trouble else GIVE_UP_S
 
     async def stop(self) -> None:
         """Let it finish what is applied and end."""
