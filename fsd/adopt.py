@@ -10,7 +10,8 @@ import errno
 import os
 import stat
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from itertools import islice
 
 from fsd.names import Names
@@ -27,7 +28,7 @@ HIDDEN = b".cdpfs-keep"
 PURGE_AT_MOST = 20_000
 
 
-@dataclass
+@dataclass(slots=True)
 class Unseeded:
     """Base content of a node that is not (or not wholly) in the journal yet.
 
@@ -38,13 +39,20 @@ class Unseeded:
     since: int
     size_bytes: int
     lsn: int
-    done: set[int] = field(default_factory=set)
+    done: Collection[int] = frozenset()
     complete: bool = False
 
     @property
     def regions(self) -> int:
         """Number of chunks."""
         return -(-self.size_bytes // CHUNK_BYTES)
+
+    def mark_done(self, region: int) -> None:
+        """The log holds this chunk. Most states never get so far in memory, and have no set."""
+        if isinstance(self.done, set):
+            self.done.add(region)
+        else:
+            self.done = {region}
 
 
 class Adopter:

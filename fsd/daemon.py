@@ -241,9 +241,15 @@ def _crash_ns(page: StatePage, before: Before) -> int:
     return page.alive_ns + CRASH_SLACK_NS
 
 
+def _booted_ns() -> int:
+    """The wall time at which this machine started."""
+    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 def _recover(session: Session, end: Lsn, before: Before) -> None:
     recovery = Recovery(session.journal, session.root_fd, end, session.page)
-    recovery.run(before.checkpoint, _crash_ns(session.page, before))
+    crash_ns = _crash_ns(session.page, before)
+    recovery.run(before.checkpoint, crash_ns or _booted_ns(), processes_only=bool(crash_ns))
     repairs = len(recovery.repairs)
     log.info("recovery from LSN %d to %d: %d repairs", before.checkpoint, end, repairs)
     for repair in recovery.repairs[:100]:

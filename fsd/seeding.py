@@ -94,7 +94,7 @@ class Seeder:
         last = len(state.done) + 1 == state.regions
         flags = Flag.LAST if last else 0
         state.lsn = self._intake.append(Kind.BASE, node_id, start, data, flags)
-        state.done.add(region)
+        state.mark_done(region)
         self.done_bytes += length
         if last:
             self._finish(node_id, state)
@@ -111,7 +111,7 @@ class Seeder:
         if not state.lsn and not state.done:
             for region in range(state.regions):
                 if self._names.region_seeded(node_id, region):
-                    state.done.add(region)
+                    state.mark_done(region)
 
     async def seed_regions(self, node: Node, first: int, stop: int) -> None:
         """Log the chunks [first, stop) of a node that are not in the journal yet."""
