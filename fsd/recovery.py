@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPY_BYTES = 1 << 20
-_NEVER_NS = 1 << 63
 _TICK_NS = 20_000_000
 """File systems take times from a clock that is this much behind at the most."""
 
@@ -49,18 +48,18 @@ class Recovery:
         self._journal = journal
         self._root_fd = root_fd
         self._likeness = Likeness(self._view)
-        self._crash_ns = _NEVER_NS
+        self._crash_ns = 0
         self.repairs: list[str] = []
 
-    def run(self, start: Lsn, crash_ns: int = 0) -> None:
+    def run(self, start: Lsn, crash_ns: int, processes_only: bool) -> None:
         """Mend what was touched after `start`.
 
-        `crash_ns`: when the processes died, if the machine stayed up: then only the very last op
-        is in doubt, and what changed later was not made by us.
+        `crash_ns`: nothing of ours is from later than that, so what changed later is left alone.
+        `processes_only`: the machine stayed up, so that only the very last op is in doubt.
         """
         end = self._view.lsn
-        doubtful = Lsn(end - 1) if crash_ns else start
-        self._crash_ns = crash_ns or _NEVER_NS
+        doubtful = Lsn(end - 1) if processes_only else start
+        self._crash_ns = crash_ns
         with self._journal.snapshot() as snapshot:
             touched = collect(self._journal, snapshot, start, doubtful, end)
         if touched.exchange is not None:
@@ -147,7 +146,9 @@ class Recovery:
         fd = self._open_dir(key[0])
         try:
             there = _lstat(fd, key[1])
-            if there is not None and self._is_it(there, state, key, touched):
+            if there is not None and (
+                self._is_later(key, there, touched) or self._is_it(there, state, key, touched)
+            ):
                 return
             if self._fetch(state, key, fd, expected, touched):
                 return
@@ -251,7 +252,7 @@ class Recovery:
             return  # the directory itself is gone
         try:
             there = _lstat(fd, key[1])
-            if there is not None:
+            if there is not None and not self._is_later(key, there, touched):
                 self._remove(key, fd, there, touched)
                 self.repairs.append(f"removed {key[1]!r}")
         finally:
@@ -303,12 +304,22 @@ class Recovery:
         finally:
             os.close(fd)
 
+    def _is_later(self, key: Name, there: os.stat_result, touched: Touched) -> bool:
+        """Did somebody put it there after the crash? Directories show that by their names.
+
+        A later mtime can also be one that an application has set: the journal knows those.
+        """
+        if there.st_mtime_ns <= self._crash_ns or stat.S_ISDIR(there.st_mode):
+            return False
+        with self._journal.snapshot() as snapshot:
+            before = Lsn(self._view.lsn - 1)
+            known = [snapshot.state(node, before) for node in touched.names[key]]
+        return there.st_mtime_ns not in {state.mtime_ns for state in known if state is not None}
+
     def _is_foreign(self, state: NodeState, there: os.stat_result) -> bool:
         """Was the file changed after the crash, by somebody else than an interrupted recovery?"""
-        later = there.st_mtime_ns > self._crash_ns
-        return (
-            later and there.st_mtime_ns != state.mtime_ns and (self._page.mended_node != state.node)
-        )
+        ours = there.st_mtime_ns == state.mtime_ns or self._page.mended_node == state.node
+        return there.st_mtime_ns > self._crash_ns and not ours
 
     def _mend_time(self, node: NodeId) -> None:
         """A deferred mtime. Until it is set, a file has the kernel's of the same change."""

@@ -3,13 +3,17 @@ kept, and known, once the volume is mounted again."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fsd.daemon import CRASH_SLACK_NS
 from store.journal import Journal
+from store.statepage import StatePage
 from store.types import Lsn
 from tests.crash import copies
 from tests.crash.copies import Copy
@@ -136,3 +140,46 @@ def test_a_store_that_died_before_it_knew_the_tree_begins_again(tmp_path: Path) 
         assert copies.differences(past(victim, newest), live) == []
     finally:
         victim.close()
+
+
+def test_what_takes_the_place_of_a_file_that_was_just_going_is_kept(tmp_path: Path) -> None:
+    """Recovery finishes an unlink and a rename that were in flight, but not over somebody's new
+    work."""
+    victim = Victim(tmp_path)
+    arm = tmp_path / "armed"
+    (victim.backing / "going").write_text("goes")
+    try:
+        for place in range(5):
+            environment = {**os.environ, "DOOM_ARM": str(arm), "DOOM_AT": str(place)}
+            victim.start("-m", "tests.crash.doomed", environment=environment)
+            assert victim.wait_mounted()
+            (victim.tree / "coming").write_text(f"comes {place}")
+            (victim.tree / "replaced").write_text("is replaced")
+            arm.touch()
+            with contextlib.suppress(OSError):
+                os.unlink(victim.tree / "going")
+                os.rename(victim.tree / "coming", victim.tree / "replaced")
+            arm.unlink()
+            victim.kill_daemon()
+            victim.clear()
+            # Not before the daemon is dead for longer than what it notes of that is exact.
+            while time.time_ns() < victim_died_ns(victim) + CRASH_SLACK_NS:
+                pass
+            (victim.backing / "going").write_text("new work")
+            (victim.backing / "replaced").write_text("new work too")
+            victim.mount()
+            assert (victim.tree / "going").read_text() == "new work"
+            assert (victim.tree / "replaced").read_text() == "new work too"
+            newest = Lsn(victim.sync())
+            assert copies.differences(past(victim, newest), copies.of_tree(victim.tree)) == []
+            victim.unmount()
+    finally:
+        victim.close()
+
+
+def victim_died_ns(victim: Victim) -> int:
+    page = StatePage(victim.store.state_path, writable=False)
+    try:
+        return page.alive_ns
+    finally:
+        page.close()

@@ -156,3 +156,32 @@ def test_a_full_store_survives_a_kill(cramped: Victim) -> None:
     assert copies.differences(copies.of_tree(cramped.tree), live) == []
     cramped.unmount()
     journal_is_the_tree(cramped)
+
+
+def test_a_full_backing_disk_is_told_and_the_journal_stays_true(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small disk")
+    disk = tmp_path / "tree"
+    disk.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={9 << 20}"]
+    subprocess.run(["mount", *options, "tmpfs", str(disk)], check=True)
+    victim = Victim(tmp_path)
+    try:
+        victim.mount()
+        fill_up(victim)
+        live = copies.of_tree(victim.tree)
+        newest = Lsn(victim.sync())
+        with Journal(victim.store) as journal:
+            view = copies.of_view(View(journal, newest, victim.demand))
+        assert copies.differences(view, live) == []
+        victim.kill_daemon()
+        victim.clear()
+        victim.mount()
+        assert copies.differences(copies.of_tree(victim.tree), live) == []
+        (victim.tree / "f0").unlink()
+        (victim.tree / "room").write_text("again")
+        victim.unmount()
+        journal_is_the_tree(victim)
+    finally:
+        victim.close()
+        subprocess.run(["umount", str(disk)], check=True)

@@ -373,6 +373,17 @@ def test_a_copied_store_can_not_be_mounted_over_the_original(tree: ProtectedTree
     tree.run("umount", str(tree.tree))
 
 
+def test_a_volume_whose_socket_is_gone_is_still_not_mounted_twice(tree: ProtectedTree) -> None:
+    (tree.tree / "file").write_text("one")
+    tree.run("protect", str(tree.tree), *RING)
+    store = Path(tree.json("status", str(tree.tree))["store"])
+    hidden = (store / "control.sock").rename(store / "control.hidden")
+    tree.run("mount", str(tree.tree), code=ExitCode.BUSY)
+    assert (tree.tree / "file").read_text() == "one"
+    hidden.rename(store / "control.sock")
+    tree.run("umount", str(tree.tree))
+
+
 # --- the control socket -----------------------------------------------------------------------
 
 
