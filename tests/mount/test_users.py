@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -103,13 +104,17 @@ def _new(path: Path, mode: int = 0o666) -> int:
 # --- what is created ----------------------------------------------------------------------------
 
 
+def _one_of_each(name: str, root: Path) -> None:
+    os.mkdir(root / name)
+    _new(root / f"{name}.f")
+    os.mkfifo(root / f"{name}.p")
+    os.symlink("x", root / f"{name}.l")
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0, 0o777])
 def test_what_users_create_is_theirs_and_keeps_to_their_umask(pair: Pair, mask: int) -> None:
     for user, name in ((ANN, "ann"), (BEN, "ben"), (ROOT, "root")):
-        pair.do(user, lambda root, name=name: os.mkdir(root / name), mask=mask)  # type: ignore[misc]
-        pair.do(user, lambda root, name=name: _new(root / f"{name}.f"), mask=mask)  # type: ignore[misc]
-        pair.do(user, lambda root, name=name: os.mkfifo(root / f"{name}.p"), mask=mask)  # type: ignore[misc]
-        pair.do(user, lambda root, name=name: os.symlink("x", root / f"{name}.l"), mask=mask)  # type: ignore[misc]
+        pair.do(user, partial(_one_of_each, name), mask=mask)
         status = (pair.volume.tree / f"{name}.f").stat()
         assert (status.st_uid, status.st_gid) == (user.uid, user.gid)
         assert stat.S_IMODE(status.st_mode) == 0o666 & ~mask
