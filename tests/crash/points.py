@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from store.journal import Journal
+from store.ring import make_ring_file
 from store.types import Lsn
 from tests.crash import copies
 from tests.crash.copies import Copy, differences
@@ -38,6 +39,8 @@ class Bench:
         self._arm = base / "armed"
         self._shadow = base / "shadow"
         self.volume = Victim(base, at=True, seed_rate_bytes_s=STALLED)
+        for number in range(self.volume.store.config.ring_files):
+            make_ring_file(self.volume.store, number)  # no place to die at is of interest in there
         furnish(self.volume.backing)
         self._shadow.mkdir()
         furnish(self._shadow)
