@@ -7,7 +7,6 @@ outcomes and the trees. The past has the permissions of its time.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import pwd
 import shutil
@@ -295,15 +294,6 @@ def test_the_mode_and_the_mask_of_an_acl_are_one(pair: Pair) -> None:
 
 
 # --- privileges of files ------------------------------------------------------------------------
-
-
-def _mapped(path: Path) -> object:
-    fd = os.open(path, os.O_RDWR)
-    with mmap.mmap(fd, 3) as mapped:
-        mapped[:] = b"map"
-        mapped.flush()
-    os.close(fd)
-    return None
 
 
 CHANGES: dict[str, Deed] = {
