@@ -221,10 +221,15 @@ class Capture:
         if keep_as is not None:
             hidden_fd, hidden = keep_as
             self._backing(lsn, os.rename, new_name, hidden, src_dir_fd=new_fd, dst_dir_fd=hidden_fd)
-        if exchange:
-            self._backing(lsn, swap_names, old_fd, name, new_fd, new_name)
-        else:
-            self._backing(lsn, os.rename, name, new_name, src_dir_fd=old_fd, dst_dir_fd=new_fd)
+        try:
+            if exchange:
+                self._backing(lsn, swap_names, old_fd, name, new_fd, new_name)
+            else:
+                self._backing(lsn, os.rename, name, new_name, src_dir_fd=old_fd, dst_dir_fd=new_fd)
+        except OSError:
+            if keep_as is not None:
+                os.rename(hidden, new_name, src_dir_fd=hidden_fd, dst_dir_fd=new_fd)
+            raise
         self.names.set(new_parent.id, new_name, node.id, lsn)
         self.names.set(parent.id, name, other_id if exchange else 0, lsn)
         self._rename_in_memory(node, source, target, other, exchange)

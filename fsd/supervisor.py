@@ -178,6 +178,11 @@ class Supervisor:
     def _failure(self) -> IndexerFailed:
         """The error to give up with, in the indexer's own words if it left any."""
         words = self.last_words
+        if not words and self.pid and not self._page.indexer_pid:
+            return IndexerFailed(
+                "the indexer of an earlier session still runs and does not end",
+                f"find it and end it: fuser -v {self._store.indexer_lock_path}",
+            )
         return IndexerFailed(
             words.get("message") or "the indexer does not come up",
             words.get("hint") or "see log/fsd.log in the store, and cdpfs verify",
