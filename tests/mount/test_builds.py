@@ -41,7 +41,7 @@ def _build_tools() -> Path:
     """A folder with the build back end, so that nothing is fetched while building."""
     folder = cache_folder() / "-".join(BUILD_TOOLS).replace("==", "-")
     if not folder.exists():
-        partial = folder.with_suffix(f".{os.getpid()}")
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
         fetched("install", "--target", str(partial), *BUILD_TOOLS)
         partial.rename(folder)
     return folder

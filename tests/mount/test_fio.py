@@ -94,7 +94,7 @@ def test_larger_files_with_odd_blocks_are_verified(arena: Arena, engine: str, bl
     option = ("--bsrange=512-64k", "--blockalign=512") if "-" in blocks else ("--bs=1m",)
     tree = arena.volume.tree / "fio"
     for seed in range(3):
-        _fio(tree, "--rw=randwrite", *ENGINES[engine], f"--randseed={seed}", *option, size="96m")
+        _fio(tree, "--rw=randwrite", *ENGINES[engine], f"--randseed={seed}", *option, size="16m")
         arena.pause()
     arena.check_moments()
     arena.check_after_remount()
