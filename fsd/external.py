@@ -67,9 +67,13 @@ class ExternalChanges:
         session = self._session
         root = session.nodes.root
         self._compare(root, self._view.root(), os.fstat(root.fd))
+        root.uses += 1
         waiting = [root]
         while waiting:
-            waiting += await self._directory(waiting.pop())
+            directory = waiting.pop()
+            waiting += await self._directory(directory)
+            directory.uses -= 1
+            session.nodes.drop_if_unused(directory)
         for directory, name, node in self._went:
             await self._gone(directory.id, name, node)
         if self._came:
@@ -95,7 +99,7 @@ class ExternalChanges:
             self._session.nodes.drop_if_unused(directory)
 
     async def _directory(self, directory: Node) -> list[Node]:
-        """Compare one directory's entries; returns its subdirectories that stayed."""
+        """Compare one directory's entries; returns its subdirectories that stayed, held."""
         session = self._session
         fd = session.nodes.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -199,7 +203,7 @@ class ExternalChanges:
         session.nodes.drop_if_unused(node)
 
     def _kept(self, directory: Node, name: bytes, node_id: NodeId) -> Node | None:
-        """A name that is there and was there; returns its node if it is a directory."""
+        """A name that is there and was there; returns its node, held, if it is a directory."""
         session = self._session
         dir_fd = session.nodes.dir_fd(directory)
         status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
@@ -214,6 +218,7 @@ class ExternalChanges:
         assert node is not None
         self._compare(node, state, status)
         if node.is_dir:
+            node.uses += 1  # until it has been looked into: nobody else needs it yet
             return node
         session.nodes.drop_if_unused(node)
         return None

@@ -137,8 +137,11 @@ class NodeTable:
             parent = here.parent
             if here.linked:
                 self._detach(here)
-            self.by_id.pop(here.id, None)
-            self._open_dirs.pop(here.id, None)
+            # Somebody may still have had an object that was dropped before: its node lives on.
+            if self.by_id.get(here.id) is here:
+                del self.by_id[here.id]
+            if self._open_dirs.get(here.id) is here:
+                del self._open_dirs[here.id]
             if here.fd >= 0:
                 os.close(here.fd)
                 here.fd = -1

@@ -201,3 +201,22 @@ def test_changes_are_found_after_a_crash_too(volume: Volume) -> None:
     assert stat.S_ISREG((volume.tree / "f").stat().st_mode)
     assert set(now) - {b"fifo"} <= set(copy_of(volume.tree))
     assert_same(volume.past(volume.sync()), volume.tree)
+
+
+def test_a_directory_stays_known_while_the_walk_goes_on_after_a_remount(volume: Volume) -> None:
+    """A search that forgot a directory which it had yet to visit took it from the kernel later."""
+    inner = volume.tree / "a" / "b"
+    (inner / "empty").mkdir(parents=True)
+    (inner / "a file").write_text("")
+    for number in range(3000):  # the walk is busy with these while the test goes on
+        (volume.tree / f"file {number}").touch()
+    volume.unmount()
+    volume.mount()
+    fd = os.open(inner, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        while not volume.call("status")["seeding"]["complete"]:
+            pass
+        assert os.listxattr(fd) == []
+        assert sorted(os.listdir(fd)) == ["a file", "empty"]
+    finally:
+        os.close(fd)
