@@ -41,7 +41,7 @@ _WRITE = int(Kind.WRITE)
 class Handle:
     """An open regular file: one descriptor of the backing file for each open."""
 
-    __slots__ = ("actor", "fd", "node", "synchronous", "uid", "writable", "wrote")
+    __slots__ = ("actor", "fd", "flags", "node", "synchronous", "uid", "writable", "wrote")
 
     def __init__(self, node: Node, fd: int, actor: Lsn, uid: int, writable: bool) -> None:
         self.node = node
@@ -50,6 +50,8 @@ class Handle:
         self.uid = uid
         self.writable = writable
         self.synchronous = False
+        self.flags = 0
+        """Of its WRITE ops."""
         self.wrote = False
 
 
@@ -70,7 +72,7 @@ class Capture:
         """Log and write; returns the number of bytes that the backing file took."""
         node = handle.node
         intake = self.intake
-        lsn = intake.append(_WRITE, node.id, offset, data, 0, handle.actor)
+        lsn = intake.append(_WRITE, node.id, offset, data, handle.flags, handle.actor)
         try:
             written = os.pwrite(handle.fd, data, offset)
         except OSError:
@@ -78,7 +80,7 @@ class Capture:
             raise
         if written != len(data):
             self._abort(lsn)
-            intake.append(_WRITE, node.id, offset, data[:written], 0, handle.actor)
+            intake.append(_WRITE, node.id, offset, data[:written], handle.flags, handle.actor)
         node.touched_ns = intake.time_ns
         self.touched[node.id] = node
         handle.wrote = True

@@ -43,6 +43,7 @@ from fsd.snapshots import Snapshots
 from fsd.supervisor import Supervisor
 from fsd.touched import Before, look_back, undisturbed_since
 from fsd.unmount import unmount
+from store.barriers import describe
 from store.errors import StoreError, StoreFull
 from store.format import Kind
 from store.intake import Intake
@@ -189,7 +190,7 @@ async def _begin(
     session: Session, end: Lsn, starter: Starter, keeper: Housekeeper, log_lost: bool
 ) -> None:
     """Start the session in the log: a first one, or one that goes on after an earlier."""
-    payload = _describe_session()
+    payload = _describe_session(session.store)
     adopter = session.adopter
     with session.journal.snapshot() as snapshot:
         known = snapshot.state(ROOT, end) is not None
@@ -229,9 +230,10 @@ async def _begin(
         log.info("%d external changes found and logged", search.found)
 
 
-def _describe_session() -> bytes:
+def _describe_session(store: Store) -> bytes:
     """The payload of MOUNT."""
-    return json.dumps({"version": 1, "boot": boot_id(), "time_ns": time.time_ns()}).encode()
+    said = {"version": 1, "boot": boot_id(), "time_ns": time.time_ns()}
+    return json.dumps({**said, "barriers": describe(store.barrier_settings)}).encode()
 
 
 def _crash_ns(page: StatePage, before: Before) -> int:

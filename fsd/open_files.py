@@ -58,7 +58,8 @@ class OpenFiles:
         actors = self._session.actors
         actor = actors.lsn_of(ctx.pid, ctx.uid, ctx.gid) if writable else NO_LSN
         handle = self._handles[fd] = Handle(node, fd, actor, ctx.uid, writable)
-        handle.synchronous = bool(flags & (os.O_SYNC | os.O_DSYNC)) and writable
+        if writable and flags & (os.O_SYNC | os.O_DSYNC):
+            handle.synchronous, handle.flags = True, int(Flag.SYNCHRONOUS)
         node.uses += 1
         return pyfuse3.FileInfo(fh=fd, keep_cache=True)
 

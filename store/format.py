@@ -224,9 +224,10 @@ class Flag(IntFlag):
     DATASYNC = 4  # of FSYNC: fdatasync
     REPAIR = 8  # made by recovery
     DIRECTORY = 16  # of UNLINK: rmdir
+    SYNCHRONOUS = 32  # of WRITE: through O_SYNC or O_DSYNC, durable when it returned
 
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 """Version of the LMDB tables: an index of another version is rebuilt from the segments."""
 
 

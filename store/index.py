@@ -9,6 +9,7 @@ be thrown away and made again from the segments.
     index_nodes.py     attributes            index_content.py   bytes of files
     index_history.py   histories with bounded lookups (content, listings, links)
     index_lookup.py    reading               index_env.py       LMDB and the tables
+    index_points.py    recovery points
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from store.errors import InconsistentLog
 from store.format import Kind, key_lsn
 from store.index_env import STATE_KEY, IndexEnvironment, Transaction, mapped_errors
 from store.index_lookup import Lookup
+from store.index_points import PointWriter
 from store.index_rows import ABORTED, OP_ROW, OPS_PER_ROW, BatchPlace, IndexState
 from store.index_tree import TreeWriter
 from store.ops import Op
@@ -41,6 +43,7 @@ class IndexWriter:
         self._env = IndexEnvironment(store.index_dir, write=True)
         self._env.drop_stale_readers()
         self._tree = TreeWriter(self._env.tables)
+        self._points = PointWriter(self._env.tables)
         self._txn: Transaction | None = None
         self._state = self._committed_state()
 
@@ -86,6 +89,7 @@ class IndexWriter:
             self._txn = self._env.begin(write=True)
             self._lookup = Lookup(self._txn, self._env.tables)
             self._tree.begin(self._txn, self._lookup)
+            self._points.begin(self._txn, self._lookup)
 
     def apply(self, ops: Sequence[Op], where: BatchPlace) -> None:
         """Take in one batch, whose bytes are at `where`.
@@ -102,6 +106,7 @@ class IndexWriter:
                 )
             aborted = {op.offset for op in ops if op.kind == Kind.ABORT}
             self._put_ops(ops, aborted)
+            self._points.take(ops, aborted)
             self._change_tree(ops, aborted)
             self._tree.flush()
             self._finish_batch(ops, where)
@@ -121,6 +126,7 @@ class IndexWriter:
             self._txn.abort()
             self._txn = None
         self._tree.forget()
+        self._points.forget()
         self._state = self._committed_state()
 
     def close(self) -> None:

@@ -61,6 +61,14 @@ class Tables(NamedTuple):
     """Node, since → `index_rows` base: what an adopted node had; a created one has no row."""
     marks: Table
     """LSN → time (8 bytes) and name of a mark."""
+    points: Table
+    """Group, LSN → a recovery point (`barrier_state.encode_point`)."""
+    point_order: Table
+    """LSN, group → nothing: the points in the order of the log."""
+    groups: Table
+    """Group → what is known of a consistency group (`barrier_state.GroupState`)."""
+    barriers: Table
+    """The rest of what barrier inference remembers (`barrier_groups`)."""
 
 
 @dataclass

@@ -80,9 +80,13 @@ class Point(NamedTuple):
     time_ns: TimeNs
     grade: str
     """crash, sync, transaction or mark."""
-    group: str
+    group: Lsn
+    """Id of its consistency group; 0: the whole volume."""
     reason: str
     name: str
+    """Of a mark, else empty."""
+    until: Lsn
+    """The first op at which the group is no longer as at this point; 0: there is none yet."""
 
 
 # --- ops: up to OPS_PER_ROW consecutive ones in a row, keyed by the LSN of the first -------------

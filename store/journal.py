@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
+from store.barrier_state import Group
 from store.errors import NeverCaptured, NotSeeded
 from store.index_env import IndexEnvironment
 from store.index_rows import BaseState, NodeState, OpMeta, Piece, Point
@@ -20,6 +21,7 @@ from store.volume import Store
 
 __all__ = [
     "BaseState",
+    "Group",
     "Journal",
     "NeverCaptured",
     "NodeState",
@@ -172,10 +174,27 @@ class Journal:
         with self.snapshot() as snapshot:
             return snapshot.marks()
 
-    def points(self, start: Lsn, stop: Lsn, grade: str | None = None) -> Iterator[Point]:
+    def points(
+        self, start: Lsn, stop: Lsn, grade: str | None = None, group: Lsn | None = None
+    ) -> Iterator[Point]:
         """See `Snapshot`."""
         with self.snapshot() as snapshot:
-            yield from snapshot.points(start, stop, grade)
+            yield from snapshot.points(start, stop, grade, group)
+
+    def point_before(self, group: Lsn, lsn: Lsn, least: str = "sync") -> Point | None:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.point_before(group, lsn, least)
+
+    def groups(self) -> Iterator[Group]:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            yield from snapshot.groups()
+
+    def group(self, number: Lsn) -> Group | None:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.group(number)
 
     def max_node(self) -> NodeId:
         """See `Snapshot`."""

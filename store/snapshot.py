@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
+from store.barrier_state import Group
 from store.errors import NeverCaptured, NotSeeded, StoreError
 from store.extents import RegionPiece, window
 from store.format import CHUNK_BYTES
 from store.index_env import IndexEnvironment
 from store.index_listing import split_link
 from store.index_lookup import Lookup
+from store.index_points import PointReader
 from store.index_rows import BaseState, BatchPlace, NodeState, OpMeta, Piece, Point
 from store.segment import SegmentReader
 from store.types import Lsn, NodeId, TimeNs
@@ -56,6 +58,7 @@ class Snapshot:
     def _begin(self) -> None:
         self._txn = self._env.begin()
         self._lookup = Lookup(self._txn, self._env.tables)
+        self._points = PointReader(self._txn, self._env.tables)
         self._state = self._lookup.index_state()
         self._regions: dict[tuple[int, int, int, int], list[RegionPiece]] = {}
         self._kept = 0
@@ -68,7 +71,7 @@ class Snapshot:
         self._txn.abort()
         # LMDB has a limited number of readers, and counts this one as long as anything refers to
         # its transaction: a closed snapshot that lives on in a traceback must not.
-        del self._txn, self._lookup
+        del self._txn, self._lookup, self._points
 
     def renew(self) -> None:
         """Move to the newest committed state."""
@@ -310,22 +313,52 @@ class Snapshot:
         """Every mark, oldest first."""
         return [(_text(name), lsn, time_ns) for lsn, time_ns, name in self._lookup.marks(0)]
 
-    def points(self, start: Lsn, stop: Lsn, grade: str | None = None) -> Iterator[Point]:
-        """Recovery points of LSN `[start, stop)`, oldest first, of one grade or of all."""
-        every = heapq.merge(self._crash_points(start), self._mark_points(start))
-        for point in every:
-            if point.lsn >= stop:
-                return
-            if grade in {None, point.grade}:
-                yield point
+    def points(
+        self, start: Lsn, stop: Lsn, grade: str | None = None, group: Lsn | None = None
+    ) -> Iterator[Point]:
+        """Recovery points of LSN `[start, stop)`, oldest first, of one grade, or of all but crash.
 
-    def _crash_points(self, start: Lsn) -> Iterator[Point]:
+        With a `group` only its own; marks and crash points belong to none.
+        """
+        if grade == "crash":
+            found = self._crash_points(start, stop)
+        elif group is not None:
+            found = self._points.points_of(group, start, stop)
+        else:
+            found = heapq.merge(
+                self._points.points(start, stop), self._mark_points(start, stop), key=_lsn_of
+            )
+        return (point for point in found if grade in {None, point.grade})
+
+    def point_before(self, group: Lsn, lsn: Lsn, least: str = "sync") -> Point | None:
+        """The group's newest point at or before `lsn` with at least that grade."""
+        return next(self.points_before(group, lsn, least), None)
+
+    def points_before(self, group: Lsn, lsn: Lsn, least: str = "sync") -> Iterator[Point]:
+        """The same, and those before it, going back."""
+        return self._points.points_before(group, lsn, least)
+
+    def groups(self) -> Iterator[Group]:
+        """Every consistency group there ever was, the oldest first."""
+        return self._points.groups()
+
+    def group(self, number: Lsn) -> Group | None:
+        """One consistency group."""
+        return self._points.group(number)
+
+    def _crash_points(self, start: Lsn, stop: Lsn) -> Iterator[Point]:
         for batch in self._lookup.batches(start):
-            yield Point(batch.last_lsn, batch.last_time_ns, "crash", "", "end of a batch", "")
+            if batch.last_lsn >= stop:
+                return
+            yield Point(
+                batch.last_lsn, batch.last_time_ns, "crash", Lsn(0), "end of a batch", "", Lsn(0)
+            )
 
-    def _mark_points(self, start: Lsn) -> Iterator[Point]:
+    def _mark_points(self, start: Lsn, stop: Lsn) -> Iterator[Point]:
         for lsn, time_ns, name in self._lookup.marks(start):
-            yield Point(lsn, time_ns, "mark", "", "set by name", _text(name))
+            if lsn >= stop:
+                return
+            yield Point(lsn, time_ns, "mark", Lsn(0), "set by name", _text(name), Lsn(0))
 
     def stats(self) -> dict[str, int]:
         """ops, payload_bytes, segment_bytes, index_bytes, first_time_ns, last_time_ns."""
@@ -345,6 +378,10 @@ def _fill(pieces: list[Piece], start: int, stop: int) -> None:
     at = pieces[-1].stop if pieces else start
     if at < stop:
         pieces.append(Piece(at, stop, Lsn(0), 0))
+
+
+def _lsn_of(point: Point) -> Lsn:
+    return point.lsn
 
 
 def _text(name: bytes) -> str:

@@ -28,6 +28,7 @@ import msgspec
 import tomli_w
 
 from store import durable
+from store.barrier_state import ConfiguredGroup, Settings
 from store.errors import (
     BadSettings,
     NoSuchVolume,
@@ -43,6 +44,14 @@ MIN_RING_FILES = 3
 
 MIN_RING_FILE_BYTES = 8 << 20
 """More than twice what a single request may append; smaller ones can only be read."""
+
+
+class GroupConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A `[[groups]]` of `volume.toml`: one consistency group, whoever writes to its files."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    paths: Annotated[list[str], msgspec.Meta(min_length=1, max_length=64)]
+    """Globs on paths relative to the volume's root; `**` spans directories."""
 
 
 class VolumeConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -65,6 +74,12 @@ class VolumeConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """At least MIN_RING_FILE_BYTES to be mounted."""
     seed_rate_bytes_s: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Pace of the initial backup; 0 for as fast as it goes beside the applications."""
+    quiet_s: Annotated[float, msgspec.Meta(ge=0.1, le=86400)] = 2.0
+    """Files that nobody has changed for so long are at a `sync` point."""
+    point_limit_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    """How long before the time asked for a recovery point may lie for it to be taken."""
+    groups: Annotated[list[GroupConfig], msgspec.Meta(max_length=64)] = []
+    """Files that belong together though nothing shows it."""
 
     @property
     def mount_point(self) -> str:
@@ -134,6 +149,12 @@ class Store:
         for key in ("directory", "mount_at"):
             values[key] = _printable(values[key])
         durable.write_file_atomically(self.root / "volume.toml", tomli_w.dumps(values).encode())
+
+    @property
+    def barrier_settings(self) -> Settings:
+        """What a MOUNT op is to say about barriers."""
+        groups = (ConfiguredGroup(g.name, tuple(g.paths)) for g in self.config.groups)
+        return Settings(int(self.config.quiet_s * 1e9), tuple(groups))
 
     def lock(self) -> int:
         """Take the volume for a session; returns the descriptor to keep. StoreBusy if taken."""

@@ -5,6 +5,7 @@ Duty: pick from what the journal keeps. Synchronous; any thread; memory does not
 
 from __future__ import annotations
 
+import heapq
 import stat
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -54,8 +55,12 @@ def points(
     """
     with journal.snapshot() as snapshot:
         stop = Lsn((snapshot.indexed_lsn if until is None else until) + 1)
-        wanted = grade.label if grade is Grade.MARK else None
-        found = (p for p in snapshot.points(since, stop, wanted) if Grade.of(p.grade) >= grade)
+        every: Iterator[Point] = snapshot.points(since, stop)
+        if grade is Grade.CRASH:
+            every = heapq.merge(
+                every, snapshot.points(since, stop, Grade.CRASH.label), key=lambda p: p.lsn
+            )
+        found = (point for point in every if Grade.of(point.grade) >= grade)
         if path is None:
             yield from found
         else:

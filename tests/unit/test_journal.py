@@ -320,15 +320,20 @@ def test_an_empty_journal_answers(journal: Journal) -> None:
         journal.read_payload(Lsn(1))
 
 
-def test_points_are_marks_and_ends_of_batches(writer: JournalWriter, journal: Journal) -> None:
+def test_points_are_marks_what_is_inferred_and_ends_of_batches(
+    writer: JournalWriter, journal: Journal
+) -> None:
     log = Log()
     add(writer, *log.start())
     add(writer, log.op(Kind.MARK, payload="größer".encode()), log.create(FILE, b"file"))
-    crash = Point(Lsn(3), TimeNs(3000), "crash", "", "end of a batch", "")
-    mark = Point(Lsn(4), TimeNs(4000), "mark", "", "set by name", "größer")
+    nobody = Lsn(0)
+    crash = Point(Lsn(3), TimeNs(3000), "crash", nobody, "end of a batch", "", nobody)
+    mark = Point(Lsn(4), TimeNs(4000), "mark", nobody, "set by name", "größer", nobody)
     newest = crash._replace(lsn=Lsn(5), time_ns=TimeNs(5000))
-    assert list(journal.points(Lsn(1), Lsn(6))) == [crash, mark, newest]
+    made = Point(Lsn(5), TimeNs(5000), "sync", Lsn(1), "creation of file", "", nobody)
+    assert list(journal.points(Lsn(1), Lsn(6))) == [mark, made]
     assert list(journal.points(Lsn(4), Lsn(5))) == [mark]
+    assert list(journal.points(Lsn(1), Lsn(6), group=Lsn(1))) == [made]
     assert list(journal.points(Lsn(1), Lsn(6), "crash")) == [crash, newest]
     assert journal.marks() == [("größer", 4, 4000)]
     assert journal.max_node() == FILE

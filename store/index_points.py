@@ -1,0 +1,160 @@
+"""Recovery points in the index: the rows of barrier inference, and how they are read.
+
+Duty: give `store.barriers` its rows in the indexer's transaction, and readers the points. The
+points of a group lie by LSN under its id, and once more by LSN alone. One thread at a time.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+
+from store.barrier_state import GRADES, Group, Place, decode_group, decode_point
+from store.barriers import Inference
+from store.errors import InconsistentLog
+from store.format import key_lsn, key_node_lsn
+from store.index_env import Table, Tables, Transaction
+from store.index_history import NEWEST, seek_floor
+from store.index_listing import split_link
+from store.index_lookup import Lookup
+from store.index_rows import Point
+from store.ops import Op
+from store.types import Lsn
+
+_PRESENT = b""
+
+
+class PointWriter:
+    """Barrier inference at work in the indexer's transactions."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._inference: Inference | None = None
+
+    def begin(self, txn: Transaction, lookup: Lookup) -> None:
+        """Work in this write transaction from now on."""
+        self._txn = txn
+        self._lookup = lookup
+
+    def take(self, ops: Sequence[Op], aborted: set[int]) -> None:
+        """Infer from one batch, before the tree in the index changes with it."""
+        if self._inference is None:
+            self._inference = Inference(self)
+        try:
+            self._inference.take(ops, aborted)
+        except (ValueError, struct.error) as error:
+            first, last = ops[0].lsn, ops[-1].lsn
+            raise InconsistentLog(
+                f"LSN {first} to {last}: one has an impossible payload: {error}"
+            ) from error
+        self._inference.flush()
+
+    def forget(self) -> None:
+        """Drop everything that is remembered: the transaction was aborted."""
+        self._inference = None
+
+    # --- barrier_groups.Rows ---------------------------------------------------------------------
+
+    def get(self, key: bytes) -> bytes | None:
+        """See `barrier_groups.Rows`, as for the other methods here."""
+        return self._txn.get(key, db=self._tables.barriers)
+
+    def put(self, key: bytes, row: bytes) -> None:
+        """A row of inference's own."""
+        self._txn.put(key, row, db=self._tables.barriers)
+
+    def starting_with(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Rows by key."""
+        return iter(list(_range(self._txn, self._tables.barriers, prefix, prefix)))
+
+    def get_group(self, number: int) -> bytes | None:
+        """A group's row."""
+        return self._txn.get(key_lsn(number), db=self._tables.groups)
+
+    def put_group(self, number: int, row: bytes) -> None:
+        """Write it."""
+        self._txn.put(key_lsn(number), row, db=self._tables.groups)
+
+    def put_point(self, group: int, lsn: int, row: bytes | None) -> None:
+        """A point; None: it gave way to a later one."""
+        key, order = key_node_lsn(group, lsn), key_node_lsn(lsn, group)
+        if row is None:
+            self._txn.delete(key, db=self._tables.points)
+            self._txn.delete(order, db=self._tables.point_order)
+        else:
+            self._txn.put(key, row, db=self._tables.points)
+            self._txn.put(order, _PRESENT, db=self._tables.point_order)
+
+    def place_of(self, node: int) -> Place | None:
+        """A name of a node when the batch began; of several the first in order."""
+        links = self._lookup.links(node, NEWEST)
+        return split_link(min(links)) if links else None
+
+
+class PointReader:
+    """Points and groups as one transaction sees them."""
+
+    def __init__(self, txn: Transaction, tables: Tables) -> None:
+        self._txn = txn
+        self._tables = tables
+
+    def points(self, start: Lsn, stop: Lsn) -> Iterator[Point]:
+        """Of all groups, LSN `[start, stop)`, in order."""
+        for key, _ in _range(self._txn, self._tables.point_order, key_lsn(start), b""):
+            lsn, group = _numbers(key)
+            if lsn >= stop:
+                return
+            row = self._txn.get(key_node_lsn(group, lsn), db=self._tables.points)
+            assert row is not None, (group, lsn)
+            yield decode_point(group, lsn, row)
+
+    def points_of(self, group: Lsn, start: Lsn, stop: Lsn) -> Iterator[Point]:
+        """Of one group, LSN `[start, stop)`, in order."""
+        first = key_node_lsn(group, start)
+        for key, row in _range(self._txn, self._tables.points, first, first[:8]):
+            lsn = _numbers(key)[1]
+            if lsn >= stop:
+                return
+            yield decode_point(group, lsn, row)
+
+    def points_before(self, group: Lsn, lsn: Lsn, least: str) -> Iterator[Point]:
+        """Of one group, from LSN `lsn` back, of at least that grade."""
+        wanted, prefix = GRADES[least], key_lsn(group)
+        with self._txn.cursor(self._tables.points) as cursor:
+            found = seek_floor(cursor, key_node_lsn(group, lsn))
+            while found:
+                key, row = cursor.item()
+                if key[:8] != prefix:
+                    return
+                point = decode_point(group, _numbers(key)[1], row)
+                if GRADES[point.grade] >= wanted:
+                    yield point
+                found = cursor.prev()
+
+    def groups(self) -> Iterator[Group]:
+        """Every group, the oldest first."""
+        for _, row in _range(self._txn, self._tables.groups, b"", b""):
+            yield decode_group(row)
+
+    def group(self, number: Lsn) -> Group | None:
+        """One group."""
+        row = self._txn.get(key_lsn(number), db=self._tables.groups)
+        return None if row is None else decode_group(row)
+
+
+def _range(
+    txn: Transaction, table: Table, start: bytes, prefix: bytes
+) -> Iterator[tuple[bytes, bytes]]:
+    """Rows from key `start` on that begin with `prefix`."""
+    with txn.cursor(table) as cursor:
+        found = cursor.set_range(start) if start else cursor.first()
+        while found:
+            key, row = cursor.item()
+            if not key.startswith(prefix):
+                return
+            yield key, row
+            found = cursor.next()
+
+
+def _numbers(key: bytes) -> tuple[int, int]:
+    return int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
