@@ -17,6 +17,7 @@ Being wrong costs a transaction; being silent costs one recovery point. So doubt
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ ENOUGH = 2
 
 MAX_DOUBTS = 2
 NOTHING = 0
+_NUMBER = re.compile(rb"[0-9A-F]+$|[0-9a-f]+$")
 
 
 def note_write(rhythm: Rhythm, time_ns: int, actor: int) -> None:
@@ -179,6 +181,8 @@ def _remember(rhythm: Rhythm, key: int, time_ns: int, clean: bool, appends: bool
 def _follow_log(rhythm: Rhythm, key: int) -> None:
     """A log may be interrupted (a checkpoint syncs the data), but not all the time."""
     looks_like_one = rhythm.run >= LOG_RUN or rhythm.long_run >= LONG_LOG_RUN
+    if rhythm.log >= 0 and rhythm.events.count(key) == 1:
+        looks_like_one = looks_like_one or _follows(rhythm.keys[key], rhythm.keys[rhythm.log])
     if key == rhythm.log:
         rhythm.probation = max(rhythm.probation - 1, 0)
         if rhythm.long_run >= LOG_RUN:
@@ -194,6 +198,14 @@ def _follow_log(rhythm: Rhythm, key: int) -> None:
     rhythm.probation = PROBATION
     if rhythm.strikes >= MAX_STRIKES:
         rhythm.log = -1
+
+
+def _follows(place: Place, log: Place) -> bool:
+    """Is this the next file of a log: the same name but for its number (WAL segments)?"""
+    (directory, name), (other_directory, other) = place, log
+    if directory != other_directory or len(name) != len(other) or name == other:
+        return False
+    return _NUMBER.sub(b"", name) == _NUMBER.sub(b"", other)
 
 
 def _run_before_last(events: Sequence[int], key: int) -> int:

@@ -14,7 +14,7 @@ A group begins as the files of one directory written by one family of processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import Protocol
 
@@ -152,6 +152,8 @@ class Groups:
         """By node, of the groups in memory; the hot path looks here first."""
         self.places: dict[int, Place] = {}
         """Names given in this batch, by node."""
+        self.on_unite: Callable[[LiveGroup, LiveGroup, int], None] = _nobody_asks
+        """Called when the first has taken the second in, at that LSN."""
 
     # --- rows ------------------------------------------------------------------------------------
 
@@ -393,7 +395,22 @@ class Groups:
                 self.machine.configured[name] = old.id
         self.touch(one)
         self.touch(other)
+        self.on_unite(one, other, lsn)
         return one
+
+    def unite_unfinished(self, group: LiveGroup, actor: int, lsn: int) -> LiveGroup:
+        """A program that is at making a file elsewhere (a lock) does all of it as one."""
+        state = self._family(self.family_of(actor))
+        for number in tuple(state.left_dirty):
+            other = self.get(number)
+            at_it = any(file.actor == actor for file in other.unfinished.values())
+            if other is not group and at_it:
+                group = self.unite(group, other, lsn)
+        return group
+
+
+def _nobody_asks(one: LiveGroup, other: LiveGroup, lsn: int) -> None:
+    """Until somebody does."""
 
 
 def matches(path: bytes, pattern: str) -> bool:

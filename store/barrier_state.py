@@ -46,6 +46,8 @@ class FileState(msgspec.Struct, array_like=True):
     """LSN of the last write."""
     synced: int = 0
     """LSN of the last fsync that had something to make durable; 0: never."""
+    made: int = 0
+    """LSN of its creation, while it is still being made; else 0."""
     staged: int = 0
     """LSN since which its content stands (fsync, close, rename to this name); 0: it doesn't."""
     end: int = 0
@@ -146,6 +148,10 @@ class GroupState(msgspec.Struct, array_like=True):
     """Fsyncs of a hot journal since another file was written to."""
     journals: list[Place] = []
     """Names of files that were seen to be journals, the newest first."""
+    step: int = 0
+    """Whose the newest point is, if it moves should the program go on with names; else 0."""
+    steps: bool = False
+    """Do files get their names here once they are finished? Then not yet having it is nothing."""
     deferred: bytes = b""
     """Why a transaction is complete but for files that somebody is still at; empty: none is."""
     rhythm: Rhythm = msgspec.field(default_factory=Rhythm)

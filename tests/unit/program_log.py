@@ -104,12 +104,16 @@ class ProgramLog:
 
     # --- what programs do ------------------------------------------------------------------------
 
-    def create(self, path: str) -> Lsn:
-        """A new file or directory."""
+    def mkdir(self, path: str) -> Lsn:
+        """A new directory."""
+        return self.create(path, 0o040755)
+
+    def create(self, path: str, mode: int = 0o100644) -> Lsn:
+        """A new file."""
         self._last_node += 1
         node = NodeId(self._last_node)
         self._nodes[path] = node
-        payload = Created(_name(path), 0o100644, 0, 0).encode()
+        payload = Created(_name(path), mode, 0, 0).encode()
         return self.op(Kind.CREATE, node, self._nodes[_above(path)], payload)
 
     def write(self, path: str, offset: int = 0, data: bytes = b"data", flags: int = 0) -> Lsn:

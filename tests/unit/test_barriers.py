@@ -171,8 +171,8 @@ def test_a_pair_written_before_both_fsyncs_is_clean_only_after_the_second(
 
 
 def test_a_pair_in_two_directories_becomes_one_group(log: ProgramLog) -> None:
-    for name in ("d", "i", "d/data", "i/index"):
-        log.create(name)
+    for name in ("d", "i"):
+        log.mkdir(name)
     log.program(1001)
     commits = []
     for number in range(40):
@@ -237,20 +237,48 @@ def test_an_editor_that_keeps_a_backup_is_done_when_all_its_files_are(log: Progr
 
 def test_mail_delivered_by_link_is_a_transaction(log: ProgramLog) -> None:
     for name in ("tmp", "new"):
-        log.create(name)
+        log.mkdir(name)
     links = []
     for number in range(5):
         log.write(f"tmp/{number}", 0, b"mail")
         log.sync(f"tmp/{number}")
         log.close(f"tmp/{number}")
-        links.append(log.link(f"tmp/{number}", f"new/{number}"))
-        log.unlink(f"tmp/{number}")
+        log.link(f"tmp/{number}", f"new/{number}")
+        links.append(log.unlink(f"tmp/{number}"))
     assert log.transactions() == links
+
+
+def git_command(log: ProgramLog, pid: int) -> int:
+    """What git does to commit: objects, index and branch, each under a lock."""
+    log.program(pid)
+    log.create(".git/index.lock")
+    log.write(f".git/objects/tmp{pid}", 0, b"object")
+    log.close(f".git/objects/tmp{pid}")
+    log.link(f".git/objects/tmp{pid}", f".git/objects/{pid}")
+    log.unlink(f".git/objects/tmp{pid}")
+    log.write(".git/index.lock", 0, b"index")
+    log.close(".git/index.lock")
+    log.rename(".git/index.lock", ".git/index")
+    log.create(".git/HEAD.lock")
+    log.write(".git/refs/main.lock", 0, b"id")
+    log.close(".git/refs/main.lock")
+    log.rename(".git/refs/main.lock", ".git/refs/main")
+    return log.unlink(".git/HEAD.lock")
+
+
+def test_git_has_committed_when_its_last_lock_is_gone(log: ProgramLog) -> None:
+    for name in (".git", ".git/objects", ".git/refs"):
+        log.mkdir(name)
+    commits = [git_command(log, 2000 + number) for number in range(5)]
+    index = [commit - 6 for commit in commits]
+    found = log.transactions()
+    assert set(commits) <= set(found)
+    assert set(found) <= set(commits) | set(index)
 
 
 def test_files_of_one_database_in_many_directories_are_one_group(log: ProgramLog) -> None:
     for name in ("wal", "base", "base/1"):
-        log.create(name)
+        log.mkdir(name)
     for number in range(30):
         log.write("base/1/table", number * 8192, PAGE)
         log.write("wal/1", number * 8192, PAGE)
@@ -355,3 +383,12 @@ def _random_step(log: ProgramLog, chance: random.Random) -> None:
         case _:
             log.write("gone", 0, b"x")
             log.unlink("gone")
+
+
+def test_a_log_goes_on_in_its_next_file(log: ProgramLog) -> None:
+    commits = []
+    for number in range(12):
+        name = f"00000001{1 + number // 6:08X}"
+        log.write(name, number * 8192, PAGE)
+        commits.append(log.sync(name))
+    assert log.transactions() == commits[3:]

@@ -263,26 +263,21 @@ def test_patterns_are_about_characters_not_bytes(tree: RecordedTree) -> None:
 # --- points ------------------------------------------------------------------------------------
 
 
-def test_points_are_what_is_inferred_batch_ends_and_marks(tree: RecordedTree) -> None:
+def test_points_are_batch_ends_and_marks(tree: RecordedTree) -> None:
     tree.write(b"f", b"1")
     first = tree.commit()
     mark = tree.mark("m")
     tree.write(b"g", b"2")
     second = tree.commit()
     assert [(p.lsn, p.grade) for p in points(tree.journal)] == [
-        (first - 1, "sync"),
         (first, "crash"),
         (mark, "mark"),
         (second, "crash"),
     ]
-    assert [p.reason for p in points(tree.journal, grade=Grade.SYNC)] == [
-        "creation of f",
-        "set by name",
-    ]
-    assert [p.name for p in points(tree.journal, grade=Grade.MARK)] == ["m"]
+    assert [p.name for p in points(tree.journal, grade=Grade.SYNC)] == ["m"]
     assert [p.lsn for p in points(tree.journal, since=mark, until=mark)] == [mark]
-    assert [p.lsn for p in points(tree.journal, b"f")] == [first - 1, first, mark]
-    assert [p.lsn for p in points(tree.journal, b"g")] == [first - 1, mark, second]
+    assert [p.lsn for p in points(tree.journal, b"f")] == [first, mark]
+    assert [p.lsn for p in points(tree.journal, b"g")] == [first, mark, second]
 
 
 def test_the_listing_thins_out_with_age(tree: RecordedTree) -> None:

@@ -330,10 +330,12 @@ def test_points_are_marks_what_is_inferred_and_ends_of_batches(
     crash = Point(Lsn(3), TimeNs(3000), "crash", nobody, "end of a batch", "", nobody)
     mark = Point(Lsn(4), TimeNs(4000), "mark", nobody, "set by name", "größer", nobody)
     newest = crash._replace(lsn=Lsn(5), time_ns=TimeNs(5000))
-    made = Point(Lsn(5), TimeNs(5000), "sync", Lsn(1), "creation of file", "", nobody)
-    assert list(journal.points(Lsn(1), Lsn(6))) == [mark, made]
+    assert list(journal.points(Lsn(1), Lsn(6))) == [mark]
+    add(writer, log.op(Kind.CLOSE, FILE), log.op(Kind.WRITE, FILE, 0, b"x"))
+    closed = Point(Lsn(6), TimeNs(6000), "sync", Lsn(1), "close of file", "", Lsn(7))
+    assert list(journal.points(Lsn(1), Lsn(7))) == [mark, closed]
     assert list(journal.points(Lsn(4), Lsn(5))) == [mark]
-    assert list(journal.points(Lsn(1), Lsn(6), group=Lsn(1))) == [made]
+    assert list(journal.points(Lsn(1), Lsn(7), group=Lsn(1))) == [closed]
     assert list(journal.points(Lsn(1), Lsn(6), "crash")) == [crash, newest]
     assert journal.marks() == [("größer", 4, 4000)]
     assert journal.max_node() == FILE

@@ -1,0 +1,158 @@
+"""When a consistency group is at a recovery point, and from when on it no longer is.
+
+Duty: keep each group's newest point, its end, and the groups that may fall quiet; hand the rows
+on. Why a point is one is for the rules to say (`barriers`, `barrier_journals`, `barrier_names`).
+Pure but for its rows; one thread.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from store.barrier_groups import Groups, LiveGroup, Rows
+from store.barrier_state import SYNC, TRANSACTION, NewestPoint, encode_point
+from store.ops import Op
+
+SYNC_BURST_NS: Final = 1_000_000_000
+"""Of the sync points of a group within so long only the last is kept: copying a tree makes many."""
+
+_FOR_EVER: Final = 1 << 63
+
+
+class Points:
+    """The points of all groups."""
+
+    def __init__(self, groups: Groups, rows: Rows) -> None:
+        self._groups = groups
+        self._rows = rows
+        self._written: dict[tuple[int, int], bytes | None] = {}
+        self._open: dict[int, None] = dict.fromkeys(groups.machine.open)
+        self.check_ns = 0
+        """Time from which on an open group may have fallen quiet."""
+        groups.on_unite = self._united
+
+    def flush(self) -> None:
+        """Write what has changed: the end of a batch."""
+        for (group, lsn), row in self._written.items():
+            self._rows.put_point(group, lsn, row)
+        self._written.clear()
+        self._groups.machine.open = list(self._open)
+
+    # --- changes and points ----------------------------------------------------------------------
+
+    def change(self, group: LiveGroup, lsn: int, time_ns: int) -> None:
+        """Content or names of the group change with this op: its newest point ends before it."""
+        state = group.state
+        if not state.open_since:
+            state.open_since = lsn
+            if state.point is not None:
+                self._written[state.id, state.point.lsn] = encode_point(state.point, lsn)
+        state.last_lsn, state.last_ns = lsn, time_ns
+        self._groups.touch(group)
+        if state.id not in self._open:
+            self._open[state.id] = None
+            self.check_ns = min(self.check_ns, time_ns + self.quiet_ns)
+
+    def put(self, group: LiveGroup, lsn: int, time_ns: int, grade: int, reason: bytes) -> None:
+        """At this LSN, and until its next change, the group is at a recovery point."""
+        state, old = group.state, group.state.point
+        if grade == SYNC and state.deferred:
+            grade, reason = TRANSACTION, state.deferred
+        burst_ns = time_ns
+        if old is not None and old.lsn == lsn and old.grade >= grade:
+            return
+        close = old is not None and time_ns - old.burst_ns < SYNC_BURST_NS
+        if old is not None and old.grade == grade == SYNC and close:
+            burst_ns = old.burst_ns
+            self._written[state.id, old.lsn] = None
+        state.deferred, state.step = b"", 0
+        state.point = NewestPoint(lsn, time_ns, grade, reason, burst_ns)
+        state.open_since = 0
+        self._written[state.id, lsn] = encode_point(state.point, 0)
+        self._open.pop(state.id, None)
+        self._groups.touch(group)
+
+    def withdraw(self, group: LiveGroup) -> bytes:
+        """The newest point was none: what comes now belongs to the same step. Its reason."""
+        state = group.state
+        assert state.point is not None
+        self._written[state.id, state.point.lsn] = None
+        reason, state.point, state.step = state.point.reason, None, 0
+        return reason
+
+    def complete(self, group: LiveGroup, op: Op, reason: bytes, step: bool = False) -> None:
+        """A transaction is complete, unless somebody is still at a file of the group.
+
+        `step`: unless the program goes on with names that exist (see `barrier_names`).
+        """
+        state = group.state
+        if state.hot:
+            return
+        if not group.clean:
+            state.deferred = reason
+            return
+        self.put(group, op.lsn, op.time_ns, TRANSACTION, reason)
+        state.steps = state.steps or step
+        if step and state.point is not None and state.point.lsn == op.lsn:
+            state.step = op.actor
+
+    def maybe_sync(self, group: LiveGroup, op: Op, reason: bytes) -> None:
+        """A step that may leave the group with nothing open. Within a cycle it proves nothing."""
+        state = group.state
+        in_cycle = len(state.rhythm.cycle) > 1 and state.open_since and not state.deferred
+        if not state.hot and not in_cycle and group.clean:
+            self.put(group, op.lsn, op.time_ns, SYNC, reason)
+
+    # --- quiet -----------------------------------------------------------------------------------
+
+    @property
+    def quiet_ns(self) -> int:
+        """How long is long enough."""
+        return self._groups.machine.settings.quiet_ns
+
+    def look_for_quiet(self, now_ns: int) -> None:
+        """Groups in which nothing has happened for long are at a sync point since then."""
+        oldest_ns = now_ns
+        for number in tuple(self._open):
+            group = self._groups.get(number)
+            if group.state.id != number or group.state.hot:
+                # United with another one, or its program waits with a transaction open.
+                del self._open[number]
+            elif group.state.last_ns + self.quiet_ns <= now_ns:
+                self._settle(group, b"quiet for %g s" % (self.quiet_ns / 1e9))
+            else:
+                oldest_ns = min(oldest_ns, group.state.last_ns)
+        self.check_ns = oldest_ns + self.quiet_ns if self._open else _FOR_EVER
+
+    def _settle(self, group: LiveGroup, reason: bytes) -> None:
+        state = group.state
+        group.settle()
+        self.put(group, state.last_lsn, state.last_ns, SYNC, reason)
+        self._open.pop(state.id, None)
+
+    def lose_writers(self) -> None:
+        """Whoever had files open has lost them."""
+        self.check_ns = 0
+        for number in self._open:
+            self._groups.get(number).settle()
+
+    def close_all(self) -> None:
+        """An unmount in order: everything is closed."""
+        for number in tuple(self._open):
+            group = self._groups.get(number)
+            if group.state.id == number and not group.state.hot and group.state.open_since:
+                self._settle(group, b"unmount")
+
+    # --- uniting ---------------------------------------------------------------------------------
+
+    def _united(self, one: LiveGroup, other: LiveGroup, lsn: int) -> None:
+        """One has taken the other in. It is clean only if both are."""
+        old, young = one.state, other.state
+        if young.open_since and not old.open_since:
+            old.open_since = lsn
+            if old.point is not None:
+                self._written[old.id, old.point.lsn] = encode_point(old.point, lsn)
+        if young.id in self._open:
+            self._open.pop(young.id)
+            self._open[old.id] = None
+            self.check_ns = 0
