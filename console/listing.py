@@ -80,6 +80,7 @@ def _point_json(point: Point) -> dict[str, Any]:
         "group": point.group,
         "reason": point.reason,
         "name": point.name,
+        "until": point.until,
     }
 
 
