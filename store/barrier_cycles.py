@@ -120,6 +120,12 @@ def united(one: Rhythm, other: Rhythm) -> Rhythm:
     newer = max(one, other, key=lambda rhythm: rhythm.times_ns[-1:] or [0])
     older = other if newer is one else one
     merged = msgspec.structs.replace(newer, keys=list(newer.keys), cycle=[])
+    merged.total = one.total + other.total
+    if len({*newer.keys, *older.keys}) > MAX_KEYS:
+        for number in range(len(_columns(merged))):
+            _set_column(merged, number, [])  # those of `newer` stay as they are
+        forget_events(merged)
+        return merged
     numbers = [_key_of(merged, place) for place in older.keys]
     rows = list(zip(*_columns(newer), strict=True))
     rows += [(row[0], numbers[row[1]], *row[2:]) for row in zip(*_columns(older), strict=True)]
@@ -132,7 +138,6 @@ def united(one: Rhythm, other: Rhythm) -> Rhythm:
         _set_column(merged, number, list(column))
     if merged.log < 0 <= older.log:
         merged.log = numbers[older.log]
-    merged.total = one.total + other.total
     return merged
 
 
