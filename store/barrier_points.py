@@ -115,13 +115,12 @@ class Points:
         oldest_ns = now_ns
         for number in tuple(self._open):
             group = self._groups.get(number)
-            if group.state.id != number or group.state.hot:
-                # United with another one, or its program waits with a transaction open.
-                del self._open[number]
-            elif group.state.last_ns + self.quiet_ns <= now_ns:
-                self._settle(group, b"quiet for %g s" % (self.quiet_ns / 1e9))
-            else:
+            if group.state.last_ns + self.quiet_ns > now_ns:
                 oldest_ns = min(oldest_ns, group.state.last_ns)
+            elif group.state.hot:
+                del self._open[number]  # its program waits with a transaction open
+            else:
+                self._settle(group, b"quiet for %g s" % (self.quiet_ns / 1e9))
         self.check_ns = oldest_ns + self.quiet_ns if self._open else _FOR_EVER
 
     def _settle(self, group: LiveGroup, reason: bytes) -> None:
