@@ -43,7 +43,7 @@ MAX_CACHED_GROUPS = 1024
 MAX_JOURNALS = 16
 
 MACHINE_KEY = b"m"
-_DIRECTORY, _FAMILY, _ACTOR = b"d", b"f", b"a"
+_DIRECTORY, _FAMILY, _ACTOR, _NODE = b"d", b"f", b"a", b"n"
 
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
@@ -57,6 +57,9 @@ class Rows(Protocol):
 
     def put(self, key: bytes, row: bytes) -> None:
         """Write one."""
+
+    def remove(self, key: bytes) -> None:
+        """Take one away."""
 
     def starting_with(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows by key."""
@@ -77,12 +80,14 @@ class Rows(Protocol):
 class LiveGroup:
     """A group in memory."""
 
-    __slots__ = ("any_synced", "files", "state", "unfinished")
+    __slots__ = ("any_synced", "files", "persisted", "state", "unfinished")
 
     def __init__(self, state: GroupState) -> None:
         self.state = state
         self.files = {file.node: file for file in state.files}
         self.unfinished: dict[int, FileState] = {}
+        self.persisted = set(self.files)
+        """Nodes whose rows name this group."""
         self.any_synced = any(file.synced for file in state.files)
         for file in state.files:
             self.count(file)
@@ -163,8 +168,14 @@ class Groups:
             for node in group.files:
                 self.files.pop(node, None)
             self._rows.put_group(number, group.encode())
+            for node in group.persisted - group.files.keys():
+                self._rows.remove(_NODE + key_lsn(node))
+        for number, group in self._changed.items():
             for file in group.files.values():
                 self.files[file.node] = (file, group)
+            for node in group.files.keys() - group.persisted:
+                self._rows.put(_NODE + key_lsn(node), key_lsn(number))
+            group.persisted = set(group.files)
         for number in self._changed_families:
             self._rows.put(_FAMILY + key_lsn(number), _encode(self._families[number]))
         self._rows.put(MACHINE_KEY, _encode(self.machine))
@@ -253,11 +264,10 @@ class Groups:
         found = self.files.get(node)
         if found is not None:
             return found
-        place = self.place_of(node)
-        if place is None:
+        row = self._rows.get(_NODE + key_lsn(node))
+        if row is None:
             return None
-        for _, row in self._rows.starting_with(_DIRECTORY + key_lsn(place[0])):
-            self.get(int.from_bytes(row, "big"))
+        self.get(int.from_bytes(row, "big"))
         return self.files.get(node)
 
     def meet(self, node: int, actor: int, lsn: int) -> tuple[FileState, LiveGroup] | None:

@@ -63,6 +63,10 @@ class PointWriter:
         """A row of inference's own."""
         self._txn.put(key, row, db=self._tables.barriers)
 
+    def remove(self, key: bytes) -> None:
+        """Take one away."""
+        self._txn.delete(key, db=self._tables.barriers)
+
     def starting_with(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows by key."""
         return iter(list(_range(self._txn, self._tables.barriers, prefix, prefix)))

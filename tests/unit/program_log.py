@@ -35,6 +35,9 @@ class DictRows:
     def put(self, key: bytes, row: bytes) -> None:
         self.rows[key] = row
 
+    def remove(self, key: bytes) -> None:
+        del self.rows[key]
+
     def starting_with(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         return iter([item for item in sorted(self.rows.items()) if item[0].startswith(prefix)])
 
