@@ -18,6 +18,9 @@ from store.ops import Op
 MAX_HEADER_BYTES: Final = 4096
 """A write of zeros to a journal's start that is longer is no retirement."""
 
+MAX_HOT_SYNCS: Final = 16
+"""A journal that lies there while other files are synced more often than that is none."""
+
 
 def note_write(group: LiveGroup, file: FileState) -> None:
     """A file of the group is written to, and it is no retirement."""
@@ -26,6 +29,7 @@ def note_write(group: LiveGroup, file: FileState) -> None:
         if file.node not in state.hot:
             state.hot.append(file.node)
             state.hot_run = 0
+        state.hot_syncs = 0
     elif file.synced:
         state.hot_run = 0
         if file.node != state.rhythm.last_node:
@@ -41,6 +45,21 @@ def has_rules(group: LiveGroup) -> bool:
     """Has a journal, a log or a cycle been seen in the group?"""
     state = group.state
     return bool(state.journals) or state.rhythm.log >= 0 or len(state.rhythm.cycle) > 1
+
+
+def note_other_sync(group: LiveGroup) -> None:
+    """A file that is no journal was synced. If that goes on, nothing hot here covers it."""
+    state = group.state
+    if not state.hot:
+        return
+    state.hot_syncs += 1
+    if state.hot_syncs < MAX_HOT_SYNCS:
+        return
+    for node in state.hot:
+        file = group.files.get(node)
+        if file is not None and file.place in state.journals:
+            state.journals.remove(file.place)
+    state.hot.clear()
 
 
 def is_log_after_all(group: LiveGroup, file: FileState) -> bool:

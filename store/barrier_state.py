@@ -146,6 +146,8 @@ class GroupState(msgspec.Struct, array_like=True):
     """Nodes of journals with content that can undo what is being written."""
     hot_run: int = 0
     """Fsyncs of a hot journal since another file was written to."""
+    hot_syncs: int = 0
+    """Fsyncs of other files since a hot journal was written to."""
     journals: list[Place] = []
     """Names of files that were seen to be journals, the newest first."""
     step: int = 0

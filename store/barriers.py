@@ -26,7 +26,7 @@ import msgspec
 
 from store.barrier_cycles import note_sync, note_write
 from store.barrier_groups import Groups, LiveGroup, Rows
-from store.barrier_journals import is_log_after_all, is_zero_header, retire
+from store.barrier_journals import is_log_after_all, is_zero_header, note_other_sync, retire
 from store.barrier_journals import note_write as note_journal_write
 from store.barrier_names import Names
 from store.barrier_points import Points
@@ -141,6 +141,8 @@ class Inference:
         known = bool(state.journals) and file.place in state.journals
         if known and not is_log_after_all(group, file):
             return
+        if not known:
+            note_other_sync(group)
         if state.hot or (made and state.steps):
             return
         group.remember_member(file.place)

@@ -392,3 +392,20 @@ def test_a_log_goes_on_in_its_next_file(log: ProgramLog) -> None:
         log.write(name, number * 8192, PAGE)
         commits.append(log.sync(name))
     assert log.transactions() == commits[3:]
+
+
+def test_what_lies_there_while_a_log_is_synced_is_no_journal(log: ProgramLog) -> None:
+    log.write("data", 0, PAGE)
+    log.sync("data")
+    log.write("ddl.log", 0, PAGE)
+    log.sync("ddl.log")
+    log.write("data", 0, PAGE)
+    log.sync("data")
+    log.unlink("ddl.log")
+    log.write("ddl.log", 0, PAGE)
+    log.sync("ddl.log")
+    commits = []
+    for number in range(40):
+        log.write("redo", number * 512, PAGE)
+        commits.append(log.sync("redo"))
+    assert set(commits[20:]) <= set(log.transactions())
