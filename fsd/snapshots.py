@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 import stat
 import time
@@ -26,22 +27,20 @@ from pyfuse3 import FUSEError
 from fsd.past_file import PastFile
 from fsd.session import Session
 from store.journal import NodeState, NotSeeded
-from store.types import Lsn, NodeId
+from store.types import NO_NODE, Lsn, NodeId
 from timetravel.errors import NoSuchNode, TimetravelError
-from timetravel.moment import (
-    AtLsn,
-    AtTime,
-    BeforeLastWrite,
-    Moment,
-    format_time,
-    parse_moment,
-)
+from timetravel.moment import AtLsn, AtTime, BeforeLastWrite, Moment, parse_moment
 from timetravel.points import selection_for_listing
-from timetravel.resolve import ResolvedPoint, resolve
+from timetravel.report import point_fields, point_line
+from timetravel.resolve import DirectorySubject, ResolvedPoint, judge, resolve
+from timetravel.standing import BarrierSettings
 from timetravel.view import View
 
 SNAPSHOTS = b".snapshots"
 POINT_XATTR = b"user.cdpfs.point"
+"""What the moment came to, in one line."""
+POINT_JSON_XATTR = b"user.cdpfs.point.json"
+"""The same with everything that is known about it."""
 FIRST_PAST_INODE = 1 << 62
 _FIRST_PAST_HANDLE = 1 << 40
 
@@ -59,7 +58,7 @@ class PastInode:
     `number` is unique for each (view, node). `point` is set at the top of a view.
     """
 
-    __slots__ = ("key", "lookups", "node", "number", "point", "view")
+    __slots__ = ("directory", "key", "lookups", "node", "number", "point", "view")
 
     def __init__(self, number: int, key: tuple[int, int], node: NodeId, view: View | None) -> None:
         self.number = number
@@ -68,6 +67,8 @@ class PastInode:
         self.view = view
         self.lookups = 0
         self.point: ResolvedPoint | None = None
+        self.directory = NO_NODE
+        """Of the top of a view: the directory of the live tree that it was asked for in."""
 
 
 class Snapshots:
@@ -75,6 +76,8 @@ class Snapshots:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        config = session.store.config
+        self._settings = BarrierSettings(config.point_limit_s, config.quiet_s)
         self._numbers = itertools.count(FIRST_PAST_INODE)
         self._handle_numbers = itertools.count(_FIRST_PAST_HANDLE)
         self._inodes: dict[int, PastInode] = {}
@@ -190,19 +193,36 @@ class Snapshots:
         session = self._session
         await self._wait_for(moment)
         about = directory if isinstance(moment, BeforeLastWrite) else None
+        subject = self._subject(directory)
 
         def ask() -> ResolvedPoint:
-            return resolve(session.journal, moment, now_ns=now_ns, node=about)
+            return resolve(
+                session.journal,
+                moment,
+                now_ns=now_ns,
+                node=about,
+                subject=subject,
+                settings=self._settings,
+                judge_exact=False,
+            )
 
         point = await self._in_thread(ask)
         view = await self._view(point.lsn)
-        live = session.nodes.by_id.get(directory)
-        path = session.nodes.path_of(live) if live is not None else b""
+        path = self._path_of(directory)
         state = await self._in_thread(same_directory, view, directory, path)
         entry = self._entry(view, state)
-        self._find(entry.st_ino).point = point
+        top = self._find(entry.st_ino)
+        top.point, top.directory = point, directory
         entry.entry_timeout = MOMENT_S
         return entry
+
+    def _path_of(self, directory: NodeId) -> bytes:
+        live = self._session.nodes.by_id.get(directory)
+        return self._session.nodes.path_of(live) if live is not None else b""
+
+    def _subject(self, directory: NodeId) -> DirectorySubject:
+        """A directory of the live tree, as what a moment is asked about."""
+        return DirectorySubject(self.view, directory, self._path_of(directory))
 
     async def _wait_for(self, moment: Moment) -> None:
         """Return when the journal is far enough to tell what the moment means."""
@@ -211,7 +231,8 @@ class Snapshots:
             return
         if isinstance(moment, AtTime):
             newest = await self._in_thread(session.journal.last)
-            if newest is not None and moment.time_ns < newest.time_ns:
+            # What fell quiet by then is known for sure only so much later.
+            if newest is not None and moment.time_ns < newest.time_ns - self._settings.quiet_ns:
                 return
         await session.wait_indexed(session.intake.lsn)
 
@@ -238,8 +259,24 @@ class Snapshots:
             return {}
         found: dict[bytes, bytes] = dict(await self._in_thread(inode.view.xattrs, inode.node))
         if inode.point is not None:
-            found[POINT_XATTR] = describe_point(inode.point)
+            point = await self._judged(inode)
+            found[POINT_XATTR] = point_line(point).encode("utf-8", "backslashreplace")
+            found[POINT_JSON_XATTR] = json.dumps(point_fields(point)).encode()
         return found
+
+    async def _judged(self, inode: PastInode) -> ResolvedPoint:
+        """What a view's top is worth; for an LSN that was asked for it is found out here."""
+        point, session = inode.point, self._session
+        assert point is not None
+        if point.groups:
+            return point
+        subject = self._subject(inode.directory)
+        now_ns = time.time_ns()
+
+        def ask() -> ResolvedPoint:
+            return judge(session.journal, point, now_ns, subject, self._settings)
+
+        return await self._in_thread(ask)  # type: ignore[no-any-return]
 
     async def getxattr(self, number: int, name: bytes) -> bytes:
         """Value of an extended attribute; at a view's top also which point it is."""
@@ -290,7 +327,9 @@ class Snapshots:
         """The moments that the mount's root lists in `.snapshots`."""
         session = self._session
         await session.wait_indexed(session.intake.lsn)
-        found = await self._in_thread(selection_for_listing, session.journal, time.time_ns())
+        found = await self._in_thread(
+            selection_for_listing, session.journal, time.time_ns(), self._settings
+        )
         return [os.fsencode(point.entry_name) for point in found]
 
     async def readdir(self, handle: int, start: int, token: Any) -> None:
@@ -348,12 +387,6 @@ def states_of(view: View, nodes: list[NodeId]) -> list[NodeState | None]:
         except NoSuchNode:
             found.append(None)
     return found
-
-
-def describe_point(point: ResolvedPoint) -> bytes:
-    """What a moment came to, for people and scripts."""
-    text = f"lsn={point.lsn} time={format_time(point.time_ns)} grade={point.grade.name.lower()}"
-    return f"{text} reason={point.reason}".encode()
 
 
 def past_entry(number: int, state: NodeState) -> pyfuse3.EntryAttributes:

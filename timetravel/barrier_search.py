@@ -29,7 +29,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
-from store.index_rows import Group, Point
+from store.barrier_state import Group
+from store.index_rows import Point
 from store.types import Lsn, TimeNs
 
 MAX_STEPS: Final = 5_000

@@ -1,4 +1,4 @@
-"""Recovery points: all of them, those at which a path changed, and a readable selection.
+"""Recovery points: all of them, those of a path, and a readable selection.
 
 Duty: pick from what the journal keeps. Synchronous; any thread; memory does not grow with history.
 """
@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import heapq
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
 from store.journal import Journal, NodeState, Point, Snapshot
 from store.types import Lsn, TimeNs
 from timetravel.errors import MomentError
 from timetravel.grade import Grade
+from timetravel.groups import EVERYTHING, GroupTable
 from timetravel.moment import label_for_point
+from timetravel.resolve import DEFAULT_SETTINGS
+from timetravel.standing import BarrierSettings, Judge, Worth, floor_of
 from timetravel.view import View
 
 _FIRST_LSN: Final = Lsn(1)
@@ -28,6 +31,9 @@ _SELECTION: Final = ((_HOUR_NS, _MINUTE_NS), (_DAY_NS, _HOUR_NS))
 
 MAX_LISTED_DAYS: Final = 1000
 """Days listed at the most, the newest ones; every other moment can still be asked for by name."""
+
+_MAX_REPEATS: Final = 8
+"""Asking for a point that was gone back to can lead further back, but not for ever."""
 
 
 class ListedPoint(NamedTuple):
@@ -46,21 +52,27 @@ def points(
     since: Lsn = _FIRST_LSN,
     until: Lsn | None = None,
     grade: Grade = Grade.CRASH,
+    groups: Collection[Lsn] | None = None,
 ) -> Iterator[Point]:
     """Recovery points from LSN `since` to `until` (both included), oldest first.
 
-    `grade` is the least that counts. With the `path` of a file (relative to the volume's root)
-    only the first point after each of its changes is given, besides marks; a directory's points
-    are all points. Content that is not seeded is not needed, but names on the way are: NotSeeded.
+    `grade` is the least that counts; of `groups` only theirs are given, besides those of the whole
+    volume (marks and crash points). With the `path` of a file (relative to the volume's root) only
+    the first point after each of its changes is given, besides marks. Content that is not seeded
+    is not needed, but names on the way are: NotSeeded.
     """
     with journal.snapshot() as snapshot:
         stop = Lsn((snapshot.indexed_lsn if until is None else until) + 1)
         every: Iterator[Point] = snapshot.points(since, stop)
         if grade is Grade.CRASH:
-            every = heapq.merge(
-                every, snapshot.points(since, stop, Grade.CRASH.label), key=lambda p: p.lsn
-            )
-        found = (point for point in every if Grade.of(point.grade) >= grade)
+            crash = snapshot.points(since, stop, Grade.CRASH.label)
+            every = heapq.merge(every, crash, key=lambda point: point.lsn)
+        found = (
+            point
+            for point in every
+            if Grade.of(point.grade) >= grade
+            and (groups is None or not point.group or point.group in groups)
+        )
         if path is None:
             yield from found
         else:
@@ -82,15 +94,18 @@ def _is_directory(state: NodeState | None) -> bool:
     return state is not None and stat.S_ISDIR(state.mode)
 
 
-def selection_for_listing(journal: Journal, now_ns: int) -> list[ListedPoint]:
+def selection_for_listing(
+    journal: Journal, now_ns: int, settings: BarrierSettings = DEFAULT_SETTINGS
+) -> list[ListedPoint]:
     """What `.snapshots` at the mount's root shows, oldest first.
 
-    All marks; and the newest point of each minute of the last hour, of each hour of the last day,
-    of each day (all UTC) before, as far as there were ops in it.
+    All marks; and what the end of each minute of the last hour, of each hour of the last day, of
+    each day (all UTC) before comes to, as far as there were ops in it: the newest point at which
+    the whole volume was between transactions, within the limit.
     """
     with journal.snapshot() as snapshot:
         found = {point.entry_name: point for point in _listed_marks(snapshot)}
-        for point in _listed_points(snapshot, now_ns):
+        for point in _listed_points(snapshot, now_ns, settings):
             found.setdefault(point.entry_name, point)
     return sorted(found.values(), key=lambda point: (point.lsn, point.entry_name))
 
@@ -102,22 +117,38 @@ def _listed_marks(snapshot: Snapshot) -> Iterator[ListedPoint]:
         yield ListedPoint(f"@mark:{name}", lsn, time_ns, Grade.MARK)
 
 
-def _listed_points(snapshot: Snapshot, now_ns: int) -> Iterator[ListedPoint]:
+def _listed_points(
+    snapshot: Snapshot, now_ns: int, settings: BarrierSettings
+) -> Iterator[ListedPoint]:
     """From the newest back, jumping over spans of time without ops."""
+    table = GroupTable(snapshot, now_ns=now_ns, quiet_ns=settings.quiet_ns)
     lsn = snapshot.lsn_at(TimeNs(now_ns))
     days = 0
     while lsn and days < MAX_LISTED_DAYS:
         op = snapshot.op(lsn)
         if op is None:
             return
+        worth = _barrier(snapshot, table, lsn, settings)
+        time_ns = table.time_of(worth.lsn)
         try:
-            name = label_for_point(op.time_ns)
+            name = label_for_point(time_ns)
         except MomentError:
             return  # a clock that was wrong by centuries: no name means such a time
-        yield ListedPoint(name, lsn, op.time_ns, Grade.CRASH)
+        yield ListedPoint(name, worth.lsn, time_ns, worth.grade)
         bucket_ns = _bucket_ns(now_ns - op.time_ns)
         days += bucket_ns == _DAY_NS
         lsn = snapshot.lsn_at(TimeNs(op.time_ns // bucket_ns * bucket_ns - 1))
+
+
+def _barrier(snapshot: Snapshot, table: GroupTable, lsn: Lsn, settings: BarrierSettings) -> Worth:
+    """Where the time of an op leads to, and the time of that again, until it leads to itself."""
+    for _ in range(_MAX_REPEATS):
+        judge = Judge(table, EVERYTHING, lsn, settings)
+        worth = judge.barrier(lsn, floor_of(snapshot, lsn, settings))
+        if worth.lsn == lsn:
+            break
+        lsn = worth.lsn
+    return worth
 
 
 def _bucket_ns(age_ns: int) -> int:

@@ -1,15 +1,21 @@
 """From a moment to an LSN, and what that LSN is worth.
 
-Duty: find the newest op that a moment includes, grade it, and refuse what lies outside the
-volume's history. Synchronous; any thread. The journal must hold everything up to the moment:
-whoever asks for a moment close to now has the indexer catch up first (`sync` on the control
-socket). It knows nothing of paths: `@before-last-write` is asked of a node.
+Duty: find the newest op that a moment includes, go from there to where the consistency groups
+concerned stand between transactions, grade that, and refuse what lies outside the volume's
+history. Synchronous; any thread. The journal must hold everything up to the moment, and
+`quiet_s` more where there is more: whoever asks for a moment close to now has the indexer catch
+up first (`sync` on the control socket).
+
+A time goes to a point (`timetravel/barrier_search.py` has the rules). Every other moment, `@now`,
+and whatever ends in `!exact`, is itself; its grade says what it is worth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 from store.format import Kind
 from store.journal import Journal, OpMeta, Snapshot
@@ -18,10 +24,14 @@ from timetravel.errors import (
     MomentBeforeProtection,
     MomentError,
     MomentInFuture,
+    NoSuchNode,
     UnknownMark,
 )
 from timetravel.grade import Grade
+from timetravel.groups import EVERYTHING, Concern, GroupTable
 from timetravel.moment import AtLsn, AtMark, AtTime, BeforeLastWrite, Moment, format_time
+from timetravel.standing import BarrierSettings, GroupStanding, Judge, Worth, floor_of
+from timetravel.view import View
 
 BURST_GAP_NS = 2_000_000_000
 """Writes by one actor closer together than this are one save, as a person sees it."""
@@ -31,6 +41,8 @@ _FIRST_WINDOW, _MAX_WINDOW = 256, 1 << 20
 
 _CHANGES_CONTENT = frozenset({Kind.WRITE, Kind.TRUNCATE, Kind.CREATE})
 _CHANGES_DIRECTORY = frozenset({Kind.CREATE, Kind.LINK, Kind.UNLINK, Kind.RENAME})
+
+DEFAULT_SETTINGS = BarrierSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,37 +56,207 @@ class ResolvedPoint:
     asked: str
     note: str = ""
     """A choice that was made in reading the moment, for people; empty if there was none."""
+    asked_lsn: Lsn = Lsn(0)
+    """The newest op that the moment includes."""
+    back_ns: int = 0
+    """How far before that op this point lies."""
+    groups: tuple[GroupStanding, ...] = ()
+    """How the groups concerned stand, some of them, those in the midst of something first."""
+    group_count: int = 0
+    open_count: int = 0
+    """Groups in the midst of a transaction."""
+
+    @property
+    def mid_transaction(self) -> bool:
+        """Whether some group was in the midst of a transaction."""
+        return self.open_count > 0
+
+
+class Subject(Protocol):
+    """What a moment is asked about, which may have stood elsewhere at other moments."""
+
+    def concern(self, lsn: Lsn) -> Concern | None:
+        """Where it is at `lsn`; None if nothing of it is there."""
+        ...
+
+
+class Everything:
+    """The whole volume."""
+
+    def concern(self, _lsn: Lsn) -> Concern | None:
+        """Always there."""
+        return EVERYTHING
+
+
+class PathSubject:
+    """A path relative to the volume's root. `view` gives the view of an LSN."""
+
+    def __init__(self, view: Callable[[Lsn], View], path: bytes) -> None:
+        self._view = view
+        self._path = path
+
+    def concern(self, lsn: Lsn) -> Concern | None:
+        """The directory, or the file in its directory."""
+        view = self._view(lsn)
+        state = view.find(self._path)
+        if state is None:
+            return None
+        if stat.S_ISDIR(state.mode):
+            return Concern(state.node)
+        above, _slash, name = self._path.rpartition(b"/")
+        return Concern(view.walk(above).node, name)
+
+
+class DirectorySubject:
+    """A directory by itself, or by its path where it did not live then."""
+
+    def __init__(self, view: Callable[[Lsn], View], directory: NodeId, path: bytes) -> None:
+        self._view = view
+        self._directory = directory
+        self._path = path
+
+    def concern(self, lsn: Lsn) -> Concern | None:
+        """The directory as of then."""
+        view = self._view(lsn)
+        try:
+            return Concern(view.state(self._directory).node)
+        except NoSuchNode:
+            state = view.find(self._path)
+        return None if state is None else Concern(state.node)
+
+
+class _Located(NamedTuple):
+    """The newest op that a moment includes."""
+
+    lsn: Lsn
+    reason: str
+    first: OpMeta
+    """The oldest op of the volume."""
+    goes_to_point: bool
 
 
 def resolve(
-    journal: Journal, moment: Moment, *, now_ns: int, node: NodeId | None = None
+    journal: Journal,
+    moment: Moment,
+    *,
+    now_ns: int,
+    node: NodeId | None = None,
+    subject: Subject | None = None,
+    settings: BarrierSettings = DEFAULT_SETTINGS,
+    judge_exact: bool = True,
 ) -> ResolvedPoint:
     """The point that `moment` means.
 
     `now_ns` is the clock now (nanoseconds since the epoch). `node` is what `@before-last-write`
-    is about: a file, or a directory (then the last change of its own names counts).
+    is about: a file, or a directory (then the last change of its own names counts). `subject`
+    is whose groups count; None: all of the volume. Without `judge_exact` a moment that is itself
+    costs no look at its groups, and is graded `crash` or `mark`; `judge` makes up for that.
 
     Raises MomentInFuture, MomentBeforeProtection, UnknownMark, and MomentError for
     `@before-last-write` without a node.
     """
     with journal.snapshot() as snapshot:
-        first, last = snapshot.first(), snapshot.last()
-        if first is None or last is None:
-            raise MomentBeforeProtection(moment.display(), "the first mount")
-        match moment:
-            case AtTime():
-                lsn, reason = _at_time(snapshot, moment, now_ns, first, last)
-            case AtLsn():
-                lsn, reason = _at_lsn(moment, first, last)
-            case AtMark():
-                lsn, reason = _at_mark(snapshot, moment)
-            case BeforeLastWrite():
-                lsn, reason = _before_last_write(snapshot, moment, node, first, last)
-        op = snapshot.op(lsn)
-        time_ns = op.time_ns if op is not None else first.time_ns
-        grade = _grade(snapshot, lsn)
-    note = moment.note
-    return ResolvedPoint(lsn, time_ns, grade, reason, moment.display(), note)
+        located = _locate(snapshot, moment, now_ns, node)
+        point = _point_at(snapshot, located.lsn, located, moment)
+    if not located.goes_to_point:
+        return judge(journal, point, now_ns, subject, settings) if judge_exact else point
+    return _at_barrier(journal, point, located, now_ns, subject or Everything(), settings)
+
+
+def judge(
+    journal: Journal,
+    point: ResolvedPoint,
+    now_ns: int,
+    subject: Subject | None = None,
+    settings: BarrierSettings = DEFAULT_SETTINGS,
+) -> ResolvedPoint:
+    """The same LSN, with what it is worth for `subject`."""
+    concern = (subject or Everything()).concern(point.lsn)
+    if concern is None:
+        return point
+    with journal.snapshot() as snapshot:
+        table = GroupTable(snapshot, now_ns=now_ns, quiet_ns=settings.quiet_ns)
+        worth = Judge(table, concern, point.lsn, settings).at(point.lsn)
+    return _with_worth(point, worth)
+
+
+def _at_barrier(
+    journal: Journal,
+    point: ResolvedPoint,
+    located: _Located,
+    now_ns: int,
+    subject: Subject,
+    settings: BarrierSettings,
+) -> ResolvedPoint:
+    """The point at or before the asked one where the subject's groups are at rest."""
+    concern = subject.concern(point.lsn)
+    if concern is None:
+        return point
+    with journal.snapshot() as snapshot:
+        table = GroupTable(snapshot, now_ns=now_ns, quiet_ns=settings.quiet_ns)
+        floor = floor_of(snapshot, point.lsn, settings)
+        worth = Judge(table, concern, point.lsn, settings).barrier(point.lsn, floor)
+        there = _point_at(snapshot, worth.lsn, located, point)
+    if worth.lsn != point.lsn and subject.concern(worth.lsn) is None:
+        reason = f"at the point before it, LSN {worth.lsn}, this was not there yet"
+        return judge(journal, replace(point, reason=reason), now_ns, subject, settings)
+    there = replace(
+        there,
+        reason="" if worth.reason else point.reason,
+        asked_lsn=point.lsn,
+        back_ns=max(point.time_ns - there.time_ns, 0),
+    )
+    return _with_worth(there, worth)
+
+
+def _with_worth(point: ResolvedPoint, worth: Worth) -> ResolvedPoint:
+    grade = Grade.MARK if point.grade is Grade.MARK else worth.grade
+    reason = "; ".join(text for text in (point.reason, worth.reason) if text)
+    return replace(
+        point,
+        grade=grade,
+        reason=reason,
+        groups=worth.groups,
+        group_count=worth.group_count,
+        open_count=worth.open_count,
+    )
+
+
+def _point_at(
+    snapshot: Snapshot, lsn: Lsn, located: _Located, moment: Moment | ResolvedPoint
+) -> ResolvedPoint:
+    """An LSN, not yet judged."""
+    op = snapshot.op(lsn)
+    marked = any(point.grade == "mark" for point in snapshot.points(lsn, Lsn(lsn + 1), "mark"))
+    return ResolvedPoint(
+        lsn,
+        op.time_ns if op is not None else located.first.time_ns,
+        Grade.MARK if marked else Grade.CRASH,
+        located.reason,
+        moment.asked if isinstance(moment, ResolvedPoint) else moment.display(),
+        moment.note,
+        asked_lsn=lsn,
+    )
+
+
+def _locate(snapshot: Snapshot, moment: Moment, now_ns: int, node: NodeId | None) -> _Located:
+    first, last = snapshot.first(), snapshot.last()
+    if first is None or last is None:
+        raise MomentBeforeProtection(moment.display(), "the first mount")
+    match moment:
+        case AtTime():
+            lsn, reason = _at_time(snapshot, moment, now_ns, first, last)
+            goes_to_point = moment.time_ns != now_ns
+        case AtLsn():
+            lsn, reason = _at_lsn(moment, first, last)
+            goes_to_point = False
+        case AtMark():
+            lsn, reason = _at_mark(snapshot, moment)
+            goes_to_point = False
+        case BeforeLastWrite():
+            lsn, reason = _before_last_write(snapshot, moment, node, first, last)
+            goes_to_point = False
+    return _Located(lsn, reason, first, goes_to_point and not moment.exact)
 
 
 def _at_time(
@@ -167,9 +349,3 @@ def _backwards(snapshot: Snapshot, node: NodeId, last: Lsn) -> Iterator[Lsn]:
         found = list(snapshot.node_ops(node, Lsn(start), Lsn(stop)))
         yield from reversed(found)
         stop, width = start, _FIRST_WINDOW if found else min(width * 2, _MAX_WINDOW)
-
-
-def _grade(snapshot: Snapshot, lsn: Lsn) -> Grade:
-    """The best grade of a recovery point at exactly `lsn`; any LSN is at least a crash point."""
-    grades = [Grade.of(point.grade) for point in snapshot.points(lsn, Lsn(lsn + 1))]
-    return max(grades, default=Grade.CRASH)

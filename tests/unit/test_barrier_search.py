@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.index_rows import Group, Point
+from store.barrier_state import Group
+from store.index_rows import Point
 from store.types import Lsn, NodeId, TimeNs
 from timetravel import barrier_search
 from timetravel.barrier_search import BarrierSearch, Found, Level
