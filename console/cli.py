@@ -61,6 +61,15 @@ At = Annotated[
 Exact = Annotated[
     bool, typer.Option("--exact", help="The very moment, not the recovery point before it.")
 ]
+Limit = Annotated[
+    float | None,
+    typer.Option(
+        "--limit",
+        metavar="S",
+        min=0,
+        help="How many seconds before the moment a recovery point may lie.",
+    ),
+]
 Foreground = Annotated[bool, typer.Option("--foreground", help="Stay attached, for supervisors.")]
 
 
@@ -200,21 +209,30 @@ def diff(
     until: Annotated[
         str | None, typer.Option("--to", metavar="M", help="The later moment; now if left away.")
     ] = None,
+    exact: Exact = False,
+    limit: Limit = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """What changed between two moments: A added, D deleted, M content, R renamed, ..."""
     from console.reading import show_diff
 
-    show_diff(path, store, since, until, as_json)
+    show_diff(path, store, since, until, exact, limit, as_json)
 
 
 @app.command()
-def cat(path: SomePath, *, at: At, exact: Exact = False, store: StoreOption = None) -> None:
+def cat(
+    path: SomePath,
+    *,
+    at: At,
+    exact: Exact = False,
+    limit: Limit = None,
+    store: StoreOption = None,
+) -> None:
     """Write a file's content as of a moment to the standard output."""
     from console.reading import cat_file
 
-    cat_file(path, store, at, exact)
+    cat_file(path, store, at, exact, limit)
 
 
 @app.command()
@@ -243,13 +261,14 @@ def restore(
     ] = None,
     store: StoreOption = None,
     exact: Exact = False,
+    limit: Limit = None,
     companions: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--with-companions/--alone",
-            help="With the files that belong to it; none are known yet, so PATH comes alone.",
+            help="With the files that belong to it, such as a database's journal, or without.",
         ),
-    ] = False,
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that are at DEST already.")
     ] = False,
@@ -262,9 +281,8 @@ def restore(
     from console.restoring import Request
     from console.restoring import restore as run
 
-    if companions:
-        typer.echo("cdpfs: no companions are known yet; restore their directory", err=True)
-    raise typer.Exit(run(Request(path, at, to, store, exact, overwrite, keep_new), as_json))
+    request = Request(path, at, to, store, exact, companions, overwrite, keep_new, limit)
+    raise typer.Exit(run(request, as_json))
 
 
 @app.command()
@@ -272,13 +290,15 @@ def undo(
     path: SomePath,
     *,
     since: Annotated[str, typer.Option("--since", metavar="M", help="Undo what came after.")],
+    exact: Exact = False,
+    limit: Limit = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Undo all changes of a file or tree since a moment, in place."""
     from console.restoring import undo as run
 
-    raise typer.Exit(run(path, store, since, as_json))
+    raise typer.Exit(run(path, store, since, exact, limit, as_json))
 
 
 @app.command()
@@ -291,13 +311,53 @@ def mark(
     post: Annotated[
         str | None, typer.Option(metavar="C", help="Run this afterwards, whatever happened.")
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="S", min=0.1, help="Seconds for each of them; 300 if left away."),
+    ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Name this very moment, for example after a program has been brought to rest."""
     from console.marking import set_mark
 
-    set_mark(name, directory, store, pre, post, as_json)
+    raise typer.Exit(set_mark(name, directory, store, pre, post, timeout, as_json))
+
+
+@app.command()
+def bisect(
+    path: SomePath,
+    *,
+    check: Annotated[
+        str,
+        typer.Option(metavar="CMD", help="Succeeds if a copy is good; {} stands for its path."),
+    ],
+    expect: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="And only if its output has this.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", metavar="M", help="A moment when it was good.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", metavar="M", help="A moment when it was bad.")
+    ] = None,
+    grade: Annotated[Grade | None, typer.Option(help="Try points of this grade or better.")] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Go on from points to the very change (the LSN).")
+    ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="S", min=0.1, help="A check that takes longer counts as bad."),
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the first moment at which a file or tree was bad, with a checker of your own."""
+    from console.bisecting import Request, bisect_path
+
+    wanted = None if grade is None else str(grade)
+    request = Request(path, check, expect, since, until, wanted, exact, timeout, store)
+    raise typer.Exit(bisect_path(request, as_json))
 
 
 @app.command()

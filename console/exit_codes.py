@@ -24,6 +24,9 @@ class ExitCode(IntEnum):
     SPACE = 10
     FORMAT = 11
     ENVIRONMENT = 12
+    COMPANIONS = 13
+    HOOK = 14
+    NOT_BETWEEN = 15
 
     @property
     def meaning(self) -> str:
@@ -45,4 +48,8 @@ _MEANINGS = {
     ExitCode.SPACE: "no space left, or a read-only disk",
     ExitCode.FORMAT: "the store has a format that this version does not support",
     ExitCode.ENVIRONMENT: "the machine lacks something, such as /dev/fuse or fusermount3",
+    ExitCode.COMPANIONS: "the file has companions: say --with-companions or --alone",
+    ExitCode.HOOK: "a --pre or --post command failed or ran out of time; the message says if the "
+    "mark is set",
+    ExitCode.NOT_BETWEEN: "bisect: not good at the beginning, or not bad at the end",
 }

@@ -7,6 +7,7 @@ changes nothing.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import pwd
 import stat
 from collections import deque
@@ -20,10 +21,10 @@ from console.output import (
     print_json,
     say,
     size_text,
-    table,
     time_json,
     time_text,
 )
+from console.output import table as table_of_rows
 from console.past import Past
 from store.journal import Point
 from store.ops import Actor
@@ -31,6 +32,7 @@ from store.types import Lsn
 from timetravel.deleted import Deleted, before_deletion, search_deleted
 from timetravel.errors import MomentBeforeProtection, NoSuchPath
 from timetravel.grade import Grade
+from timetravel.groups import EVERYTHING, Concern, GroupTable
 from timetravel.history import Version, history
 from timetravel.points import points
 from timetravel.view import View
@@ -48,36 +50,76 @@ def show_points(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    """Print the recovery points of a volume, or those at which a file changed."""
+    """Print the recovery points of a volume, or of the groups that a path concerns."""
     with Past(path, store) as past:
         _adopt(past)
         first, last = _range(past, since, until)
         least = Grade.CRASH if grade is None else Grade.of(grade)
-        found = points(
-            past.journal, past.path or None, since=first or Lsn(1), until=last, grade=least
-        )
-        if limit is None and not as_json:
-            limit = SHOWN_POINTS
-        newest = deque(found, maxlen=limit or None)
-        if as_json:
-            print_json([_point_json(point) for point in newest])
-            return
-        table(
-            ("time", "grade", "LSN", "point"),
-            [(time_text(p.time_ns), p.grade, str(p.lsn), p.name or p.reason or "") for p in newest],
-            right=(2,),
-        )
+        with past.journal.snapshot() as snapshot:
+            table = GroupTable(snapshot, now_ns=past.now_ns, quiet_ns=past.settings.quiet_ns)
+            end = snapshot.indexed_lsn if last is None else last
+            found = _points_of_path(past, table, first or Lsn(1), end, least)
+            if limit is None and not as_json:
+                limit = SHOWN_POINTS
+            newest = deque(found, maxlen=limit or None)
+            if as_json:
+                print_json([_point_json(point, table) for point in newest])
+                return
+            rows = [_point_row(point, table) for point in newest]
+        table_of_rows(("time", "grade", "LSN", "group", "point"), rows, right=(2,))
         if limit and len(newest) == limit:
             note(f"these are the newest {limit}; for more: --limit N, --since M or --json")
 
 
-def _point_json(point: Point) -> dict[str, Any]:
+def _points_of_path(
+    past: Past, table: GroupTable, first: Lsn, last: Lsn, least: Grade
+) -> Iterator[Point]:
+    """The points of the path's groups, with those of groups that fell quiet at the log's end."""
+    concern = concern_of(past, last)
+    groups = {group.id for group in table.concerned(concern, last)}
+    # Of a file, ends of batches count only where it had changed.
+    path = past.path if concern.name is not None else None
+    found = points(past.journal, path, since=first, until=last, grade=least, groups=groups)
+    quiet: list[Point] = []
+    if least <= Grade.SYNC:
+        every = (table.quiet_point(group) for group in groups)
+        quiet = [point for point in every if point is not None and first <= point.lsn <= last]
+    return heapq.merge(found, sorted(quiet), key=lambda point: point.lsn)
+
+
+def concern_of(past: Past, last: Lsn) -> Concern:
+    """What the path is about: a directory, or a file in its directory, which may be gone by now."""
+    found = past.subject.concern(last)
+    if found is not None:
+        return found
+    above, _slash, name = past.path.rpartition(b"/")
+    view = past.view_of(last)
+    state = view.find(above)
+    if state is not None and stat.S_ISDIR(state.mode):
+        return Concern(state.node, name)
+    return EVERYTHING
+
+
+def _group_text(point: Point, table: GroupTable) -> str:
+    """The readable path of a point's group; empty for the whole volume's."""
+    group = table.group(point.group) if point.group else None
+    return "" if group is None else path_json(table.title(group))
+
+
+def _point_row(point: Point, table: GroupTable) -> tuple[str, ...]:
+    group = path_text(_group_text(point, table))
+    text = point.name or point.reason
+    return (time_text(point.time_ns), point.grade, str(point.lsn), group, path_text(text))
+
+
+def _point_json(point: Point, table: GroupTable) -> dict[str, Any]:
     return {
         "lsn": point.lsn,
         "time": time_json(point.time_ns),
         "time_ns": point.time_ns,
         "grade": point.grade,
-        "group": point.group,
+        "group": _group_text(point, table),
+        "group_id": point.group,
         "reason": point.reason,
         "name": point.name,
         "until": point.until,
@@ -96,7 +138,7 @@ def show_history(
             print_json([_version_json(version) for version in versions])
             return
         rows = [_version_row(version) for version in versions]
-        table(("time", "who", "what", "written", "size", "LSN"), rows, right=(3, 4, 5))
+        table_of_rows(("time", "who", "what", "written", "size", "LSN"), rows, right=(3, 4, 5))
 
 
 def _version_row(version: Version) -> tuple[str, ...]:
@@ -162,7 +204,7 @@ def show_deleted(
 ) -> None:
     """Print what was deleted below a directory, and from which moment it can be restored."""
     with Past(path, store) as past:
-        now = past.view(past.point("@now"))
+        now = past.view(past.newest())
         first, _ = _range(past, since, None)
         found = _since(search_deleted(now, past.path, name or ""), first)
         if as_json:
@@ -213,7 +255,7 @@ def _deleted_json(now: View, entry: Deleted) -> dict[str, Any]:
 def _adopt(past: Past) -> None:
     """Have the names on the way to the path in the journal, if it is there now."""
     with contextlib.suppress(NoSuchPath):
-        past.view(past.point("@now")).walk(past.path)
+        past.view(past.newest()).walk(past.path)
 
 
 def _range(past: Past, since: str | None, until: str | None) -> tuple[Lsn | None, Lsn | None]:

@@ -19,18 +19,24 @@ from console.output import note
 from console.volumes import Place, place_of
 from store.errors import NotSeeded
 from store.journal import Journal
-from store.types import NodeId
+from store.types import Lsn, NodeId, TimeNs
 from timetravel.errors import MomentError
-from timetravel.moment import parse_moment
-from timetravel.resolve import ResolvedPoint, resolve
+from timetravel.moment import AtTime, parse_moment
+from timetravel.report import caution_about, point_sentence
+from timetravel.resolve import PathSubject, ResolvedPoint, resolve
+from timetravel.standing import BarrierSettings
 from timetravel.view import View
 
 
 class Past:
     """The history of the volume that a path lies in. A context manager."""
 
-    def __init__(self, path: str, store_root: str | None) -> None:
+    def __init__(self, path: str, store_root: str | None, limit_s: float | None = None) -> None:
         self.place: Place = place_of(path, store_root)
+        config = self.place.store.config
+        self.settings = BarrierSettings(
+            config.point_limit_s if limit_s is None else limit_s, config.quiet_s
+        )
         self._control: Control | None = connect_if_mounted(self.place.store)
         try:
             if self._control is not None:
@@ -52,16 +58,32 @@ class Past:
         """Whether the volume's daemon answers."""
         return self._control is not None
 
-    def point(self, moment: str, exact: bool = False, node: NodeId | None = None) -> ResolvedPoint:
-        """The point that a moment means; what was chosen in reading it is told on stderr.
+    @property
+    def subject(self) -> PathSubject:
+        """The path, as what a moment is asked about."""
+        return PathSubject(self.view_of, self.path)
 
-        `node` is what `@before-last-write` is about.
+    def newest(self) -> ResolvedPoint:
+        """The live state: the newest op, whatever it is worth."""
+        moment = AtTime(TimeNs(self.now_ns))
+        return resolve(self.journal, moment, now_ns=self.now_ns, judge_exact=False)
+
+    def point(self, moment: str, exact: bool = False, node: NodeId | None = None) -> ResolvedPoint:
+        """The point that a moment means for the path; what was chosen in reading it is noted.
+
+        `node` is what `@before-last-write` is about. Notes go to stderr.
         """
         text = moment
         if exact and not text.lower().rstrip().endswith("!exact"):
             text += "!exact"
-        parsed = parse_moment(text, now_ns=self.now_ns, zone=None)
-        found = resolve(self.journal, parsed, now_ns=self.now_ns, node=node)
+        found = resolve(
+            self.journal,
+            parse_moment(text, now_ns=self.now_ns, zone=None),
+            now_ns=self.now_ns,
+            node=node,
+            subject=self.subject,
+            settings=self.settings,
+        )
         if found.note:
             note(f"cdpfs: {moment}: {found.note}")
         return found
@@ -73,13 +95,23 @@ class Past:
         except MomentError:
             if "before-last-write" not in moment.lower():
                 raise
-        newest = self.point("@now")
-        node = self.view(newest).walk(self.path).node
+        node = self.view(self.newest()).walk(self.path).node
         return self.point(moment, exact, node)
+
+    def say_point(self, moment: str, point: ResolvedPoint) -> None:
+        """Tell on stderr what a moment came to, and a caution if something is half done there."""
+        note(f"cdpfs: {moment} is {point_sentence(point)}")
+        caution = caution_about(point)
+        if caution:
+            note(f"cdpfs: {caution}")
+
+    def view_of(self, lsn: Lsn) -> View:
+        """The volume as of an LSN."""
+        return View(self.journal, lsn, self.demand)
 
     def view(self, point: ResolvedPoint) -> View:
         """The volume as of `point`."""
-        return View(self.journal, point.lsn, self.demand)
+        return self.view_of(point.lsn)
 
     def demand(self, lacking: NotSeeded) -> None:
         """Have the daemon put into the journal what is not there yet; NotSeeded without one."""

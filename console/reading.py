@@ -25,10 +25,12 @@ _LETTERS = {
 }
 
 
-def cat_file(path: str, store: str | None, moment: str, exact: bool) -> None:
-    """Write a file's past content to stdout."""
-    with Past(path, store) as past:
-        view = past.view(past.point_for_path(moment, exact))
+def cat_file(path: str, store: str | None, moment: str, exact: bool, limit_s: float | None) -> None:
+    """Write a file's past content to stdout, and on stderr what the moment came to."""
+    with Past(path, store, limit_s) as past:
+        point = past.point_for_path(moment, exact)
+        past.say_point(moment, point)
+        view = past.view(point)
         state = view.walk(past.path)
         if stat.S_ISLNK(state.mode):
             raise WrongUse(
@@ -45,11 +47,22 @@ def cat_file(path: str, store: str | None, moment: str, exact: bool) -> None:
         out.flush()
 
 
-def show_diff(path: str, store: str | None, since: str, until: str | None, as_json: bool) -> None:
+def show_diff(
+    path: str,
+    store: str | None,
+    since: str,
+    until: str | None,
+    exact: bool,
+    limit_s: float | None,
+    as_json: bool,
+) -> None:
     """Print what changed below a path between two moments, `until` None meaning now."""
-    with Past(path, store) as past:
-        old = past.point_for_path(since)
-        new = past.point_for_path(until or "@now")
+    with Past(path, store, limit_s) as past:
+        old = past.point_for_path(since, exact)
+        past.say_point(since, old)
+        new = past.newest() if until is None else past.point_for_path(until, exact)
+        if until is not None:
+            past.say_point(until, new)
         if old.lsn > new.lsn:
             raise WrongUse(
                 f"--from {since} ({time_text(old.time_ns)}) is later than --to {until or 'now'}",

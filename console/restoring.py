@@ -7,12 +7,14 @@ files is `timetravel/restore.py`'s and `timetravel/undo.py`'s.
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from console.companions import Decision, decide
 from console.control import not_mounted
 from console.errors import ConsoleError
 from console.exit_codes import ExitCode
@@ -24,11 +26,10 @@ from console.output import (
     print_json,
     say,
     size_text,
-    time_json,
-    time_text,
 )
 from console.past import Past
 from timetravel.place import Place
+from timetravel.report import caution_about, point_fields, point_sentence
 from timetravel.resolve import ResolvedPoint
 from timetravel.restore import Existing
 from timetravel.restore import restore as carry_out_restore
@@ -47,13 +48,33 @@ class Request:
     destination: str | None
     store: str | None
     exact: bool = False
+    companions: bool | None = None
+    """True: with them; False: alone; None: ask if it makes a difference."""
     overwrite: bool = False
     keep_new: bool = False
+    limit_s: float | None = None
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What there is to tell about a restore."""
+
+    point: ResolvedPoint
+    report: Report
+    destination: bytes
+    before: ResolvedPoint | None = None
+    """The moment right before; set for in place."""
+    decision: Decision = Decision()
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything is different from before."""
+        return any(self.report.done.get(action) for action in _CHANGING)
 
 
 def restore(request: Request, as_json: bool) -> ExitCode:
     """Bring a path back and print what was done."""
-    with Past(request.path, request.store) as past:
+    with Past(request.path, request.store, request.limit_s) as past:
         point = past.point_for_path(request.moment, request.exact)
         view = past.view(point)
         top = view.walk(past.path)
@@ -62,19 +83,30 @@ def restore(request: Request, as_json: bool) -> ExitCode:
         if request.destination is None:
             return _in_place(past, request, point, view, as_json)
         root, at = _destination(request.destination, stat.S_ISDIR(top.mode), past.path)
+        now = past.view(past.newest())
+        decision = decide(past, view, now, request.companions, at, in_place=False)
         existing = Existing.REPLACE if request.overwrite else Existing.REFUSE
         with Place(root) as place, _progress("restoring") as progress:
             report = carry_out_restore(
-                view, past.path, place, at, existing=existing, progress=progress
+                view,
+                past.path,
+                place,
+                at,
+                companions=decision.transfers,
+                existing=existing,
+                progress=progress,
             )
-        return _tell(past, point, report, os.path.join(root, at), None, as_json)
+        outcome = _Outcome(point, report, os.path.join(root, at), decision=decision)
+        return _tell(past, outcome, as_json)
 
 
 def _in_place(
     past: Past, request: Request, point: ResolvedPoint, view: View, as_json: bool
 ) -> ExitCode:
     _refuse_unmounted(past)
-    before = past.point("@now")
+    before = past.newest()
+    now = past.view(before)
+    decision = decide(past, view, now, request.companions, past.path, in_place=True)
     with (
         Place(os.fsencode(past.place.store.config.mount_point)) as place,
         _progress("restoring") as progress,
@@ -84,11 +116,12 @@ def _in_place(
             past.path,
             place,
             past.path,
+            companions=decision.transfers,
             delete_new=not request.keep_new,
-            now=past.view(before),
+            now=now,
             progress=progress,
         )
-    return _tell(past, point, report, past.place.live, before, as_json)
+    return _tell(past, _Outcome(point, report, past.place.live, before, decision), as_json)
 
 
 def _refuse_unmounted(past: Past) -> None:
@@ -128,38 +161,43 @@ def _progress(title: str) -> Iterator[Progress]:
         yield advance
 
 
-def _tell(
-    past: Past,
-    point: ResolvedPoint,
-    report: Report,
-    destination: bytes,
-    before: ResolvedPoint | None,
-    as_json: bool,
-) -> ExitCode:
-    """Print the report; the exit code is what it comes to. `before` is set for in place."""
-    undo = None
-    if before is not None and any(report.done.get(action) for action in _CHANGING):
-        undo = f"cdpfs undo {path_text(past.place.live)} --since @lsn:{before.lsn}"
+def _tell(past: Past, outcome: _Outcome, as_json: bool) -> ExitCode:
+    """Print the report; the exit code is what it comes to."""
+    undo = _undo_command(past, outcome) if outcome.before is not None else None
     if as_json:
-        print_json(_as_json(past, point, report, destination, undo))
+        print_json(_as_json(past, outcome, undo))
     else:
-        _show(past, point, report, destination, undo)
-    if report.ok:
+        _show(outcome, undo)
+    if outcome.report.ok:
         return ExitCode.OK
-    return ExitCode.SPACE if report.stopped else ExitCode.FAILURE
+    return ExitCode.SPACE if outcome.report.stopped else ExitCode.FAILURE
 
 
 _CHANGING = frozenset(Action) - {Action.KEEP, Action.DIRECTORY}
 
 
-def _as_json(
-    past: Past, point: ResolvedPoint, report: Report, destination: bytes, undo: str | None
-) -> dict[str, Any]:
+def _undo_command(past: Past, outcome: _Outcome) -> str | None:
+    """How to take it back, companions too."""
+    if outcome.before is None or not outcome.changed:
+        return None
+    base = os.fsencode(past.place.store.config.mount_point)
+    lives = [os.path.join(base, transfer.at) for transfer in outcome.decision.transfers]
+    commands = [
+        f"cdpfs undo {shlex.quote(path_text(live))} --since @lsn:{outcome.before.lsn}"
+        for live in (past.place.live, *lives)
+    ]
+    return " && ".join(commands)
+
+
+def _as_json(past: Past, outcome: _Outcome, undo: str | None) -> dict[str, Any]:
+    report = outcome.report
     return {
         "ok": report.ok,
         "path": path_json(past.path),
-        "destination": path_json(destination),
-        "at": point_json(point),
+        "destination": path_json(outcome.destination),
+        "at": point_fields(outcome.point),
+        "mid_transaction": outcome.point.mid_transaction,
+        "companions": outcome.decision.as_json(),
         "done": {action.value: count for action, count in report.done.items()},
         "written_bytes": report.written_bytes,
         "failure_count": report.failure_count,
@@ -175,21 +213,27 @@ def _as_json(
     }
 
 
-def point_json(point: ResolvedPoint) -> dict[str, Any]:
-    """A resolved moment for scripts."""
-    return {
-        "asked": point.asked,
-        "lsn": point.lsn,
-        "time": time_json(point.time_ns),
-        "time_ns": point.time_ns,
-        "grade": point.grade.label,
-        "reason": point.reason,
-    }
+def _show(outcome: _Outcome, undo: str | None) -> None:
+    report, point = outcome.report, outcome.point
+    _show_failures(report)
+    done = ", ".join(_done_text(action, count) for action, count in report.done.items() if count)
+    verb = "restored" if report.ok else "INCOMPLETE"
+    say(f"{verb}  {path_text(outcome.destination)}  as of {point_sentence(point)}")
+    say(f"  {done or 'nothing to do'}; {size_text(report.written_bytes)} written and read back")
+    decision = outcome.decision
+    for companion in decision.companions if decision.taken else ():
+        became = "restored" if companion.then is not None else "removed, it was not there then"
+        say(f"  companion {path_text(companion.path)}: {became}")
+    if undo is not None:
+        say(f"  to take this back: {undo}")
+    for companion in decision.undecided:
+        note(f"cdpfs: its companion {path_text(companion.path)} was left as it is (--alone)")
+    caution = caution_about(point)
+    if caution:
+        note(f"cdpfs: {caution}")
 
 
-def _show(
-    past: Past, point: ResolvedPoint, report: Report, destination: bytes, undo: str | None
-) -> None:
+def _show_failures(report: Report) -> None:
     for failure in report.failures[:MAX_SHOWN_FAILURES]:
         note(f"cdpfs: {path_text(failure.path)}: {failure.reason}")
     if report.failure_count > MAX_SHOWN_FAILURES:
@@ -200,12 +244,6 @@ def _show(
     for text, (count, first) in report.notes.items():
         more = f" and {count - 1} more" if count > 1 else ""
         note(f"cdpfs: {path_text(first)}{more}: {text}")
-    done = ", ".join(_done_text(action, count) for action, count in report.done.items() if count)
-    verb = "restored" if report.ok else "INCOMPLETE"
-    say(f"{verb}  {path_text(destination)}  as of {time_text(point.time_ns)} ({point.grade.label})")
-    say(f"  {done or 'nothing to do'}; {size_text(report.written_bytes)} written and read back")
-    if undo is not None:
-        say(f"  to take this back: {undo}")
 
 
 _DONE_TEXT = {
@@ -227,14 +265,16 @@ def _done_text(action: Action, count: int) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
-def undo(path: str, store: str | None, moment: str, as_json: bool) -> ExitCode:
+def undo(
+    path: str, store: str | None, moment: str, exact: bool, limit_s: float | None, as_json: bool
+) -> ExitCode:
     """Take back every change of a path since a moment, in place."""
     from timetravel.undo import undo as carry_out_undo
 
-    with Past(path, store) as past:
+    with Past(path, store, limit_s) as past:
         _refuse_unmounted(past)
-        point = past.point_for_path(moment)
-        before = past.point("@now")
+        point = past.point_for_path(moment, exact)
+        before = past.newest()
         with (
             Place(os.fsencode(past.place.store.config.mount_point)) as place,
             _progress("undoing") as progress,
@@ -242,4 +282,4 @@ def undo(path: str, store: str | None, moment: str, as_json: bool) -> ExitCode:
             report = carry_out_undo(
                 past.view(point), past.view(before), past.path, place, progress=progress
             )
-        return _tell(past, point, report, past.place.live, before, as_json)
+        return _tell(past, _Outcome(point, report, past.place.live, before), as_json)

@@ -58,25 +58,21 @@ def points(
 
     `grade` is the least that counts; of `groups` only theirs are given, besides those of the whole
     volume (marks and crash points). With the `path` of a file (relative to the volume's root) only
-    the first point after each of its changes is given, besides marks. Content that is not seeded
-    is not needed, but names on the way are: NotSeeded.
+    the first crash point after each of its changes is given. Content that is not seeded is not
+    needed, but names on the way are: NotSeeded.
     """
     with journal.snapshot() as snapshot:
         stop = Lsn((snapshot.indexed_lsn if until is None else until) + 1)
         every: Iterator[Point] = snapshot.points(since, stop)
         if grade is Grade.CRASH:
             crash = snapshot.points(since, stop, Grade.CRASH.label)
+            if path is not None:
+                crash = _where_changed(journal, path, crash)
             every = heapq.merge(every, crash, key=lambda point: point.lsn)
-        found = (
-            point
-            for point in every
-            if Grade.of(point.grade) >= grade
-            and (groups is None or not point.group or point.group in groups)
-        )
-        if path is None:
-            yield from found
-        else:
-            yield from _where_changed(journal, path, found)
+        for point in every:
+            concerned = groups is None or not point.group or point.group in groups
+            if concerned and Grade.of(point.grade) >= grade:
+                yield point
 
 
 def _where_changed(journal: Journal, path: bytes, found: Iterator[Point]) -> Iterator[Point]:
@@ -85,7 +81,7 @@ def _where_changed(journal: Journal, path: bytes, found: Iterator[Point]) -> Ite
         view = View(journal, point.lsn)
         state = view.find(path)
         changed = (state.node, state.changed) if state is not None else (0, 0)
-        if changed != before or point.grade == Grade.MARK.label or _is_directory(state):
+        if changed != before or _is_directory(state):
             yield point
         before = changed
 

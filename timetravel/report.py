@@ -62,3 +62,16 @@ def point_sentence(point: ResolvedPoint) -> str:
     if point.lsn != point.asked_lsn:
         facts.append(f"{point.back_ns / 1e9:.3f} s back")
     return f"{when} ({', '.join(facts)}): {point.reason}"
+
+
+def caution_about(point: ResolvedPoint) -> str:
+    """What to be careful of at a point in the midst of a transaction; empty if there is nothing."""
+    if not point.mid_transaction:
+        return ""
+    texts = [group.text for group in point.groups if not group.clean]
+    more = point.open_count - len(texts)
+    named = ", ".join(texts) + (f" and {more} more" if more > 0 else "")
+    return (
+        f"CAUTION: in the midst of a transaction of {named}; take a database whole, with its "
+        "journal, or ask for a moment without !exact"
+    )

@@ -327,7 +327,7 @@ def _first_known(snapshot: Snapshot, node: NodeId) -> Lsn:
 
 def _changes_backwards(snapshot: Snapshot, node: NodeId, last: Lsn) -> Iterator[OpMeta]:
     """Ops that wrote a file or changed a directory's names, and adoptions; newest first."""
-    for lsn in _backwards(snapshot, node, last):
+    for lsn in changes_back(snapshot, node, last):
         op = snapshot.op(lsn)
         if op is None or op.aborted:
             continue
@@ -336,7 +336,7 @@ def _changes_backwards(snapshot: Snapshot, node: NodeId, last: Lsn) -> Iterator[
             yield op
 
 
-def _backwards(snapshot: Snapshot, node: NodeId, last: Lsn) -> Iterator[Lsn]:
+def changes_back(snapshot: Snapshot, node: NodeId, last: Lsn) -> Iterator[Lsn]:
     """The LSNs at which `node` changed, newest first.
 
     The index walks forwards only, so this asks for windows that double: the last change of a

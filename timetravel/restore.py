@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from store.errors import StoreError
 from store.types import NodeId
@@ -55,12 +56,22 @@ class Plan:
         return found
 
 
+class Transfer(NamedTuple):
+    """A file to restore beside another."""
+
+    source: bytes | None
+    """Path in the volume; None: it was not there, so what is at the destination goes."""
+    at: bytes
+    """Path relative to the place."""
+
+
 def restore(
     view: View,
     source: bytes,
     place: Place,
     at: bytes,
     *,
+    companions: Sequence[Transfer] = (),
     existing: Existing = Existing.REPLACE,
     delete_new: bool = False,
     now: View | None = None,
@@ -70,10 +81,22 @@ def restore(
 ) -> Report:
     """Bring `source` (relative to the volume's root) back to `at` (relative to the place).
 
-    The arguments are those of `plan_restore` and `steps.carry_out`. NoSuchPath if the view has no
-    such source; RestoreRefused, with nothing changed, under `Existing.REFUSE`.
+    `companions` come with it: those that were not there go first, so that no program finds a
+    later journal beside the restored file. The other arguments are those of `plan_restore` and
+    `steps.carry_out`. NoSuchPath if the view has no such source; RestoreRefused, with nothing
+    changed, under `Existing.REFUSE`.
     """
     plan = plan_restore(view, source, place, at, existing=existing, delete_new=delete_new, now=now)
+    for transfer in companions:
+        if transfer.source is None:
+            plan.steps.insert(0, Step(Action.REMOVE, transfer.at))
+            continue
+        further = plan_restore(
+            view, transfer.source, place, transfer.at, existing=existing, now=now
+        )
+        plan.steps.extend(further.steps)
+        plan.blocked.extend(further.blocked)
+        plan.refused.extend(further.refused)
     if plan.refused:
         hint = "name another destination with --to, or have what is there replaced"
         raise RestoreRefused(plan.refused, hint)

@@ -125,7 +125,6 @@ class Judge:
         )
         shown = sorted(counting, key=lambda standing: standing.clean)[:MAX_SHOWN_GROUPS]
         groups = tuple(self._describe(standing) for standing in shown)
-        grades = [Grade.of(s.point.grade) if s.clean and s.point else Grade.CRASH for s in counting]
         reasons = []
         if newest is not None and newest.point is not None:
             reasons.append(self._newest_reason(newest, len(counting) - len(still_open) - 1))
@@ -135,7 +134,7 @@ class Judge:
             reasons.append(f"mid-transaction: {texts}" + (f" and {more} more" if more else ""))
         return Worth(
             lsn,
-            min(grades, default=Grade.CRASH),
+            _grade(counting),
             "; ".join(reasons),
             groups,
             len(counting),
@@ -175,6 +174,21 @@ class Judge:
             point.lsn if point is not None else Lsn(0),
             point.reason if clean and point is not None else "",
         )
+
+
+def _grade(counting: list[Standing]) -> Grade:
+    """The least that the groups are worth.
+
+    One that never synced or put in place anything has no transactions that could be incomplete:
+    as long as it is clean, it takes nothing from those that have.
+    """
+    of_all = [Grade.of(s.point.grade) if s.clean and s.point else Grade.CRASH for s in counting]
+    of_makers = [
+        grade
+        for grade, standing in zip(of_all, counting, strict=True)
+        if standing.group.members or not standing.clean
+    ]
+    return min(of_makers or of_all, default=Grade.CRASH)
 
 
 def _joined(*texts: str) -> str:

@@ -99,9 +99,7 @@ class Log:
 
     def floor(self, asked: int, limit_ns: int) -> int:
         return min(
-            lsn
-            for lsn in range(1, asked + 1)
-            if self.times[lsn] >= self.times[asked] - limit_ns
+            lsn for lsn in range(1, asked + 1) if self.times[lsn] >= self.times[asked] - limit_ns
         )
 
     def search(self, asked: int, limit_ns: int) -> Found:
@@ -190,9 +188,7 @@ def test_a_later_moment_is_never_an_earlier_lsn(log: Log, limit_ns: int) -> None
 
 
 @given(logs, limits)
-def test_no_group_is_in_the_midst_of_something_where_a_search_ends(
-    log: Log, limit_ns: int
-) -> None:
+def test_no_group_is_in_the_midst_of_something_where_a_search_ends(log: Log, limit_ns: int) -> None:
     for asked in range(1, log.last + 1):
         found = log.search(asked, limit_ns)
         assert log.times[found.lsn] >= log.times[asked] - limit_ns
