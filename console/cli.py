@@ -353,7 +353,8 @@ def bisect(
     as_json: JsonOption = False,
 ) -> None:
     """Find the first moment at which a file or tree was bad, with a checker of your own."""
-    from console.bisecting import Request, bisect_path
+    from console.bisecting import bisect_path
+    from console.laboratory import Request
 
     wanted = None if grade is None else str(grade)
     request = Request(path, check, expect, since, until, wanted, exact, timeout, store)

@@ -164,7 +164,7 @@ def _version_json(version: Version) -> dict[str, Any]:
         "first_time": time_json(version.first_time_ns),
         "first_time_ns": version.first_time_ns,
         "node": version.node,
-        **_who_json(version.actor),
+        **who_json(version.actor),
         "events": [event.value for event in version.events],
         "ops": version.ops,
         "written_bytes": version.written_bytes,
@@ -187,7 +187,7 @@ def _user(uid: int) -> str:
         return str(uid)
 
 
-def _who_json(actor: Actor | None) -> dict[str, Any]:
+def who_json(actor: Actor | None) -> dict[str, Any]:
     if actor is None:
         return {"uid": None, "gid": None, "pid": None, "user": None, "command": None}
     return {
@@ -245,7 +245,7 @@ def _deleted_json(now: View, entry: Deleted) -> dict[str, Any]:
         "lsn": entry.removed_lsn,
         "time": time_json(entry.removed_time_ns),
         "time_ns": entry.removed_time_ns,
-        **_who_json(entry.actor),
+        **who_json(entry.actor),
         "mode": f"{entry.state.mode:o}",
         "size_bytes": entry.state.size_bytes,
         "restore_at": f"@lsn:{_restore_lsn(now, entry)}",

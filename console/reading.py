@@ -70,14 +70,14 @@ def show_diff(
             )
         changes = diff(past.view(old), past.view(new), past.path)
         if as_json:
-            print_json([_change_json(change) for change in changes])
+            print_json([change_json(change) for change in changes])
             return
         for change in changes:
             if not change.only_directory_times:
-                say(_change_text(change))
+                say(change_text(change))
 
 
-def _change_text(change: Change) -> str:
+def change_text(change: Change) -> str:
     """`M  path  (content, mode)`; a directory ends in a slash."""
     state = change.new or change.old
     assert state is not None
@@ -93,7 +93,7 @@ def _change_text(change: Change) -> str:
     return f"{_LETTERS[change.kind]}  {shown}" + (f"  ({', '.join(extras)})" if extras else "")
 
 
-def _change_json(change: Change) -> dict[str, Any]:
+def change_json(change: Change) -> dict[str, Any]:
     return {
         "change": change.kind.value,
         "path": path_json(change.path),

@@ -13,6 +13,7 @@ from console.control import STATUS_TIMEOUT_S, Control, Json, connect_if_mounted
 from console.daemon import is_stale
 from console.errors import ConsoleError
 from console.exit_codes import ExitCode
+from console.group_status import group_rows, group_status
 from console.output import (
     duration_text,
     path_text,
@@ -74,7 +75,9 @@ def status_of(store: Store) -> dict[str, Any]:
     if control is None:
         return _base(store) | _from_store(store)
     with control:
-        return _base(store) | _from_daemon(control)
+        status = _base(store) | _from_daemon(control)
+    # Of the index alone, so that the daemon's loop has nothing to do with it.
+    return status | _groups(store, int(status["lsn"]))
 
 
 def _base(store: Store) -> dict[str, Any]:
@@ -108,6 +111,7 @@ def _base(store: Store) -> dict[str, Any]:
             "store_total_bytes": disk.f_blocks * disk.f_frsize,
         },
         "history": {},
+        "groups": {"total": 0, "mid_transaction": 0, "newest": []},
         "worst_loop_delay_ms": 0.0,
         "alarms": [],
     }
@@ -131,19 +135,28 @@ def _from_store(store: Store) -> dict[str, Any]:
     return gathered
 
 
+def _groups(store: Store, newest_lsn: int) -> dict[str, Any]:
+    """Where the consistency groups stand; nothing if the index can't be read just now."""
+    from store.journal import Journal
+
+    try:
+        with Journal(store) as journal:
+            return {"groups": group_status(journal, store.config.quiet_s, newest_lsn)}
+    except StoreError:
+        # What is wrong with it is in the daemon's alarms.
+        return {}
+
+
 def _journal_figures(store: Store) -> dict[str, Any]:
     from store.journal import Journal
 
     if not any(store.index_dir.iterdir()):
         return {}
-    journal = Journal(store)
-    try:
-        with journal.snapshot() as snapshot:
-            stats = snapshot.stats()
-            indexed_lsn = snapshot.indexed_lsn
-    finally:
-        journal.close()
-    return {"lsn": indexed_lsn, "indexed_lsn": indexed_lsn} | figures_of(stats)
+    with Journal(store) as journal, journal.snapshot() as snapshot:
+        stats = snapshot.stats()
+        indexed_lsn = snapshot.indexed_lsn
+    found = {"lsn": indexed_lsn, "indexed_lsn": indexed_lsn} | figures_of(stats)
+    return found | _groups(store, indexed_lsn)
 
 
 def figures_of(stats: dict[str, int]) -> dict[str, Any]:
@@ -182,6 +195,7 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         ("indexer", f"{duration_text(status['lag_s'])} behind, at LSN {status['indexed_lsn']}"),
         ("store", f"{path_text(status['store'])}, {_free_text(status['space'])}"),
     ]
+    rows += group_rows(status["groups"])
     if status["state"] == "mounted":
         rows.append(("worst delay", f"{status['worst_loop_delay_ms']:.1f} ms in the daemon's loop"))
     return rows
