@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from store.journal import Snapshot
 from store.types import Lsn, TimeNs
-from timetravel.barrier_search import BarrierSearch, Level, Standing
+from timetravel.barrier_search import BarrierSearch, Standing
 from timetravel.grade import Grade
 from timetravel.groups import Concern, GroupTable
 
@@ -109,7 +109,7 @@ class Judge:
         if found.exhausted:
             reason = f"too many points within {limit} to find one of all groups together"
             return worth._replace(reason=_joined(reason, worth.reason))
-        if found.level is Level.ASKED and worth.open_count:
+        if worth.open_count:
             reason = f"no point of all groups together within {limit}"
             return worth._replace(reason=_joined(reason, worth.reason))
         return worth
