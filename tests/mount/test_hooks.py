@@ -43,10 +43,13 @@ def volume() -> Iterator[ProtectedTree]:
 
 
 def mark(
-    volume: ProtectedTree, *options: str, code: ExitCode = ExitCode.OK, **environment: str
+    volume: ProtectedTree,
+    *options: str,
+    code: ExitCode = ExitCode.OK,
+    environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """`cdpfs mark m DIR` with these options."""
-    volume.environment.update(environment)
+    volume.environment.update(environment or {})
     return volume.run("mark", "m", str(volume.tree), *options, code=code)
 
 
@@ -167,10 +170,10 @@ def test_postgresql_at_a_mark_holds_what_was_committed(volume: ProtectedTree, ho
         connection = {"PGHOST": str(server.run_folder), "PGUSER": "postgres"}
         state = {"CDPFS_HOOK_STATE": str(volume.top / "state"), "LABEL_DIR": str(labels)}
         hook = HOOKS / "postgresql"
-        options = ("--pre", f"{hook} checkpoint")
+        options: tuple[str, ...] = ("--pre", f"{hook} checkpoint")
         if how == "backup":
             options = ("--pre", f"{hook} pre", "--post", f"{hook} post")
-        mark(volume, *options, **connection, **state)
+        mark(volume, *options, environment=connection | state)
         server.sql("insert into t select generate_series(1, 5000)")
     copy = _copy_of_mark(volume, PostgreSQL)
     if how == "backup":
@@ -198,7 +201,7 @@ def test_mariadb_is_at_rest_over_the_mark(volume: ProtectedTree, method: str) ->
         # While the session is held, nobody can commit; afterwards everybody can.
         attempt = f"timeout 2 {client} -e 'insert into d.t values (-1)'"
         pre = f"{hook} pre && if {attempt}; then exit 9; fi"
-        mark(volume, "--pre", pre, "--post", f"{hook} post", **settings)
+        mark(volume, "--pre", pre, "--post", f"{hook} post", environment=settings)
         assert not list((volume.top / "state").iterdir())
         server.sql("insert into d.t values (-2)")
     copy = _copy_of_mark(volume, MariaDB)
@@ -213,7 +216,7 @@ def test_a_session_that_nobody_ends_ends_by_itself(volume: ProtectedTree) -> Non
     settings = {"CDPFS_HOOK_STATE": str(volume.top / "state"), "CLIENT": client, "HOLD_S": "1"}
     with server.running():
         server.sql("create database d; create table d.t (n int);")
-        mark(volume, "--pre", f"{HOOKS / 'mariadb'} pre", **settings)
+        mark(volume, "--pre", f"{HOOKS / 'mariadb'} pre", environment=settings)
         # This waits for the lock, which goes with the session.
         server.sql("insert into d.t values (1)")
         mark(volume, "--post", f"{HOOKS / 'mariadb'} post", code=ExitCode.HOOK)
