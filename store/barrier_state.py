@@ -231,18 +231,41 @@ def decode_point(group: int, lsn: int, row: bytes) -> Point:
     return Point(Lsn(lsn), TimeNs(time_ns), LABELS[grade], Lsn(group), reason, "", Lsn(until))
 
 
+class _GroupRow(msgspec.Struct, array_like=True):
+    """The fields of `GroupState` that readers need, in its order; what is Raw is not decoded.
+
+    Readers go through all groups of a volume, which can be as many as it has directories.
+    """
+
+    id: Lsn
+    first_lsn: Lsn
+    name: str
+    directories: tuple[NodeId, ...]
+    files: msgspec.Raw
+    members: tuple[tuple[NodeId, bytes], ...]
+    last_lsn: Lsn
+    last_ns: TimeNs
+    open_since: Lsn
+    point: msgspec.Raw
+    merged_into: Lsn
+    merged_at: Lsn
+
+
+_decode_group_row = msgspec.msgpack.Decoder(_GroupRow).decode
+
+
 def decode_group(row: bytes) -> Group:
     """The readers' side of a group's row."""
-    state = msgspec.msgpack.decode(row, type=GroupState)
+    state = _decode_group_row(row)
     return Group(
-        Lsn(state.id),
-        tuple(map(NodeId, state.directories)),
-        tuple((NodeId(directory), name) for directory, name in state.members),
-        Lsn(state.first_lsn),
-        Lsn(state.last_lsn),
-        TimeNs(state.last_ns),
-        Lsn(state.open_since),
-        Lsn(state.merged_into),
-        Lsn(state.merged_at),
+        state.id,
+        state.directories,
+        state.members,
+        state.first_lsn,
+        state.last_lsn,
+        state.last_ns,
+        state.open_since,
+        state.merged_into,
+        state.merged_at,
         state.name,
     )

@@ -41,6 +41,7 @@ class GroupTable:
         self._rows = {group.id: group for group in snapshot.groups()}
         self._titles: dict[Lsn, bytes] = {}
         self._paths: dict[tuple[NodeId, Lsn], bytes | None] = {}
+        self._below: dict[tuple[NodeId, NodeId, Lsn], bool] = {}
 
     def groups(self) -> Iterator[Group]:
         """All of them, those that became part of others too."""
@@ -119,14 +120,21 @@ class GroupTable:
         return list(every.values())
 
     def _is_below(self, node: NodeId, top: NodeId, at: Lsn) -> bool:
+        """Whether a directory lay at or below `top`. What is found out on the way is remembered."""
+        passed: list[NodeId] = []
+        below = False
         for _ in range(_MAX_DEPTH):
-            if node == top:
-                return True
-            names = self._snapshot.names(node, at) if node != ROOT else []
+            known = self._below.get((node, top, at))
+            if known is not None or node in (top, ROOT):
+                below = node == top if known is None else known
+                break
+            passed.append(node)
+            names = self._snapshot.names(node, at)
             if not names or not names[0][0]:
-                return False
+                break
             node = names[0][0]
-        return False
+        self._below.update(((on_the_way, top, at), below) for on_the_way in passed)
+        return below
 
     # --- names -----------------------------------------------------------------------------------
 

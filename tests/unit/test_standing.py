@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from store.barrier_state import FileState, Group, GroupState, NewestPoint, decode_group
 from store.format import Kind
-from store.types import Lsn, TimeNs
+from store.types import Lsn, NodeId, TimeNs
 from tests.unit.recorded_tree import RecordedTree
 from timetravel.companions import find_companions
 from timetravel.grade import Grade
@@ -262,3 +264,36 @@ def test_documents_saved_by_one_program_are_no_companions(tree: RecordedTree) ->
             lsns.append(tree.lsn)
             tree.wait(10)
     assert companions(tree, lsns[5], b"letter") == {}
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def test_a_group_reads_as_it_was_written() -> None:
+    state = GroupState(
+        7,
+        12,
+        name="books",
+        directories=[3, 5],
+        files=[FileState(9, 3, b"a", dirty=20)],
+        members=[(3, b"a"), (5, b"\xff")],
+        last_lsn=21,
+        last_ns=99,
+        open_since=20,
+        point=NewestPoint(19, 98, 2, "fsync of a", 1),
+        merged_into=2,
+        merged_at=22,
+        hot=[9],
+    )
+    assert decode_group(msgspec.msgpack.encode(state)) == Group(
+        Lsn(7),
+        (NodeId(3), NodeId(5)),
+        ((NodeId(3), b"a"), (NodeId(5), b"\xff")),
+        Lsn(12),
+        Lsn(21),
+        TimeNs(99),
+        Lsn(20),
+        Lsn(2),
+        Lsn(22),
+        "books",
+    )
