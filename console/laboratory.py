@@ -165,6 +165,7 @@ class Laboratory:
 
 
 def when_text(past: Past, lsn: int) -> str:
+    """Time and LSN of an op, for people."""
     op = past.journal.op(Lsn(lsn))
     time_ns = op.time_ns if op is not None else 0
     return f"{time_text(time_ns)} (LSN {lsn})"

@@ -188,6 +188,7 @@ def _user(uid: int) -> str:
 
 
 def who_json(actor: Actor | None) -> dict[str, Any]:
+    """The same for scripts."""
     if actor is None:
         return {"uid": None, "gid": None, "pid": None, "user": None, "command": None}
     return {

@@ -94,6 +94,7 @@ def change_text(change: Change) -> str:
 
 
 def change_json(change: Change) -> dict[str, Any]:
+    """The same for scripts."""
     return {
         "change": change.kind.value,
         "path": path_json(change.path),

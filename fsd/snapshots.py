@@ -40,7 +40,7 @@ SNAPSHOTS = b".snapshots"
 POINT_XATTR = b"user.cdpfs.point"
 """What the moment came to, in one line."""
 POINT_JSON_XATTR = b"user.cdpfs.point.json"
-"""The same with everything that is known about it."""
+"""The same with everything that is known about it; not listed, so that copies leave it behind."""
 FIRST_PAST_INODE = 1 << 62
 _FIRST_PAST_HANDLE = 1 << 40
 
@@ -287,7 +287,7 @@ class Snapshots:
 
     async def listxattr(self, number: int) -> list[bytes]:
         """Names of the extended attributes."""
-        return list(await self._xattrs(number))
+        return [name for name in await self._xattrs(number) if name != POINT_JSON_XATTR]
 
     # --- content ----------------------------------------------------------------------------------
 

@@ -162,7 +162,7 @@ def test_a_failed_pre_command_means_no_mark_but_the_post_command_runs(
         "false",
         "--post",
         f"touch {witness}",
-        code=ExitCode.FAILURE,
+        code=ExitCode.HOOK,
     )
     assert witness.exists()
     assert volume.json("points", str(volume.tree), "--grade", "mark") == []
