@@ -7,6 +7,7 @@ volume is touched.
 
 from __future__ import annotations
 
+import heapq
 import shlex
 import stat
 from array import array
@@ -147,26 +148,23 @@ def _moments_between(past: Past, start: Lsn, end: Lsn, grade: str | None) -> arr
         known = sorted(point for point in before if point is not None)
 
         def of_grade(least: Grade, common: bool) -> array[int]:
-            label = Grade.CRASH.label if least is Grade.CRASH else None
-            every = snapshot.points(Lsn(start + 1), end, label)
+            every = snapshot.points(Lsn(start + 1), end)
+            if least is Grade.CRASH:
+                crash = snapshot.points(Lsn(start + 1), end, Grade.CRASH.label)
+                every = heapq.merge(every, crash, key=lambda point: point.lsn)
             mine: Iterator[Point] = (p for p in every if not p.group or p.group in ids)
             if common:
                 mine = common_points(chain(known, mine), groups)
-            return lsns_of((p for p in mine if _at_least(p, least)), start, end)
+            return lsns_of((p for p in mine if Grade.of(p.grade) >= least), start, end)
 
-        for least in [Grade.of(grade)] if grade else [Grade.TRANSACTION, Grade.SYNC]:
-            if least is Grade.CRASH:
-                break
+        wanted = [Grade.of(grade)] if grade else [Grade.TRANSACTION, Grade.SYNC, Grade.CRASH]
+        for least in wanted:
             # Where the groups are never at rest together, those of one group alone have to do.
-            for common in (True, False):
+            for common in (least is not Grade.CRASH, False):
                 found = of_grade(least, common)
                 if found:
                     return found
-        return of_grade(Grade.CRASH, False) if grade in (None, "crash") else array("Q")
-
-
-def _at_least(point: Point, least: Grade) -> bool:
-    return Grade.of(point.grade) >= least
+        return array("Q")
 
 
 def _point_at(past: Past, lsn: int) -> ResolvedPoint:

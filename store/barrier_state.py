@@ -214,6 +214,8 @@ class Group(NamedTuple):
     merged_at: Lsn
     name: str
     """Of a configured group, else empty."""
+    hot: bool = False
+    """A journal in it has content: its program has a transaction open, so it can't fall quiet."""
 
 
 _point = struct.Struct("<BQQ")
@@ -249,6 +251,7 @@ class _GroupRow(msgspec.Struct, array_like=True):
     point: msgspec.Raw
     merged_into: Lsn
     merged_at: Lsn
+    hot: tuple[int, ...] = ()
 
 
 _decode_group_row = msgspec.msgpack.Decoder(_GroupRow).decode
@@ -268,4 +271,5 @@ def decode_group(row: bytes) -> Group:
         state.merged_into,
         state.merged_at,
         state.name,
+        bool(state.hot),
     )

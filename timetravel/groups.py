@@ -67,7 +67,7 @@ class GroupTable:
         Points come from ops alone: until another op arrives, quiet can't be written down.
         """
         group = self._rows.get(number)
-        if group is None or not group.open_since or group.merged_into:
+        if group is None or not group.open_since or group.merged_into or group.hot:
             return None
         if self.now_ns - group.last_time_ns <= self.quiet_ns:
             return None

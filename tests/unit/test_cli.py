@@ -14,7 +14,7 @@ from store.volume import Store, default_store_root, new_config
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
     *("protect", "mount", "umount", "status", "points", "history", "diff", "cat", "deleted"),
-    *("restore", "undo", "mark", "verify", "reindex", "doctor", "demo"),
+    *("restore", "undo", "mark", "bisect", "verify", "reindex", "doctor", "demo"),
 ]
 HEAVY = ("rich", "lmdb", "trio", "whenever", "store", "fsd", "timetravel")
 

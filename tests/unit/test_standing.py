@@ -168,6 +168,21 @@ def test_a_group_that_fell_quiet_at_the_end_of_the_log_is_at_a_sync_point(
     assert "quiet for 2 s" in later.reason
 
 
+def test_a_transaction_that_is_left_open_does_not_fall_quiet(tree: RecordedTree) -> None:
+    database = Database(tree, b"app.db")
+    for _ in range(3):
+        database.commit()
+    middle = database.begin()
+    tree.wait(600)
+    tree.write(b"notes", b"x")
+    point = ask(tree, middle, b"app.db")
+    assert (point.lsn, point.grade) == (database.commits[-1], Grade.TRANSACTION)
+    tree.wait(600)
+    for lsn in (middle, tree.lsn):
+        point = ask(tree, lsn, b"app.db", exact=True)
+        assert (point.grade, point.mid_transaction) == (Grade.CRASH, True)
+
+
 def test_a_file_that_did_not_exist_at_the_point_is_taken_as_it_was(tree: RecordedTree) -> None:
     database = Database(tree, b"app.db")
     for _ in range(3):
@@ -296,4 +311,5 @@ def test_a_group_reads_as_it_was_written() -> None:
         Lsn(2),
         Lsn(22),
         "books",
+        hot=True,
     )
