@@ -112,8 +112,8 @@ def test_times_lead_between_transactions_and_in_order(chosen: list[str], limit_s
             for name in (b"one", b"two"):
                 programs.commit(name)  # now it is known what a commit looks like
             start = tree.lsn
-            for name in chosen:
-                actions[name](programs)
+            for action in chosen:
+                actions[action](programs)
             programs.end()
             tree.commit()
             for path in (b"", b"one", b"two"):

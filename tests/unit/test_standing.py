@@ -295,7 +295,7 @@ def test_a_group_reads_as_it_was_written() -> None:
         last_lsn=21,
         last_ns=99,
         open_since=20,
-        point=NewestPoint(19, 98, 2, "fsync of a", 1),
+        point=NewestPoint(19, 98, 2, b"fsync of a", 1),
         merged_into=2,
         merged_at=22,
         hot=[9],
