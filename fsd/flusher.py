@@ -38,11 +38,12 @@ class Flusher:
     async def durable(self, lsn: Lsn, actor: Lsn | None = None) -> None:
         """Return when every op up to `lsn` is on disk; OSError or StoreFull when it can't be.
 
-        `actor` is the process that asks.
+        `actor` is the process that asks, None when nobody knows (fsync of a directory).
         """
         intake = self._intake
-        self._run = self._run + 1 if actor == self._lone else 0
-        self._lone = actor
+        if actor is not None:
+            self._run = self._run + 1 if actor == self._lone else 0
+            self._lone = actor
         if (
             not self._running
             and self._run >= LONE_RUN
