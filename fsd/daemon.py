@@ -264,7 +264,9 @@ async def _mounted(
     """Mount, serve until unmounted or told to stop."""
     snapshots = Snapshots(session)
     options = mount_options(session.store.config.name)
-    handshake = Handshake(mount_point, options, install_readiness())
+    readiness = install_readiness()
+    session.flusher.others_wait = readiness.pending
+    handshake = Handshake(mount_point, options, readiness)
     try:
         pyfuse3.init(Operations(session, snapshots, handshake), handshake.device, set())
         _calm_collector()

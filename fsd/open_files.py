@@ -108,7 +108,7 @@ class OpenFiles:
                 self._metadata.drop_privileges(node, handle.uid, handle.actor)
             written = self._capture.write(handle, offset, data)
             if handle.synchronous:
-                await self._session.flusher.durable(self._intake.lsn, handle.actor)
+                await self._session.flusher.durable(self._intake.lsn)
             return written
         except Exception as error:  # noqa: BLE001  (see guard; inlined on the hot path)
             raise fuse_error(error) from None
@@ -140,4 +140,4 @@ class OpenFiles:
         lsn = self._intake.append(Kind.FSYNC, handle.node.id, flags=flags, actor=handle.actor)
         if self._synced_too:
             await self._session.sync_backing(handle.fd)
-        await self._session.flusher.durable(lsn, handle.actor)
+        await self._session.flusher.durable(lsn)

@@ -89,6 +89,10 @@ class Readiness:
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
 
+    def pending(self) -> bool:
+        """Does a request wait at this moment?"""
+        return self._poll is not None and bool(self._poll.poll(0))
+
     async def wait_readable(self, fd: int) -> None:
         """Return when the device has a request, or an error to tell."""
         poll = self._poll
