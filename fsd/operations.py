@@ -69,7 +69,10 @@ class Operations(pyfuse3.Operations):
         return node
 
     def _entry(self, node: Node) -> Entry:
-        return entry_of(self._nodes.stat(node), node.id, node.touched_ns)
+        entry = entry_of(self._nodes.stat(node), node.id, node.touched_ns)
+        if self._seeder.is_kept(node):
+            entry.st_nlink -= 1  # its name in the hidden place
+        return entry
 
     def _answer(self, node: Node, status: os.stat_result | None = None) -> Entry:
         """An entry that the kernel will remember: count it."""

@@ -197,6 +197,10 @@ class Seeder:
         node.uses += 1
         self._kept[node.id] = node
 
+    def is_kept(self, node: Node) -> bool:
+        """Has the file a name in the hidden place, which nobody should see?"""
+        return node.id in self._kept
+
     # --- on demand ----------------------------------------------------------------------------
 
     async def demand(self, missing: NotSeeded) -> None:

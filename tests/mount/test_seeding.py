@@ -174,6 +174,7 @@ def test_a_large_file_removed_while_open_is_seeded_from_where_it_is_kept(slow: V
         slow.mount()
         with (slow.tree / "large").open("r+b") as file:
             os.unlink(slow.tree / "large")
+            assert os.fstat(file.fileno()).st_nlink == 0
             file.seek(4 * MIB)
             file.write(b"still written to")
             assert_same(slow.past(1), before)
