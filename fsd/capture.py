@@ -117,6 +117,7 @@ class Capture:
         is_dir = stat.S_ISDIR(created.mode)
         node = self.nodes.add(node_id, parent, created.name, is_dir)
         node.privileged = bool(created.mode & (stat.S_ISUID | stat.S_ISGID)) and not is_dir
+        node.plain = True
         self.names.set(parent.id, created.name, node_id, lsn)
         # The new file's own times are the kernel's of just now, not yet the op's.
         self._touch(node)

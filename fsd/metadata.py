@@ -38,7 +38,12 @@ class Metadata:
     def getxattr(self, node: Node, name: bytes) -> bytes:
         """A value; OSError ENODATA when there is none."""
         path, follow = self._nodes.magic_path(node), self._nodes.has_fd_path(node)
-        return os.getxattr(path, name, follow_symlinks=follow)
+        try:
+            return os.getxattr(path, name, follow_symlinks=follow)
+        except OSError as error:
+            if name == CAPABILITY and error.errno == errno.ENODATA:
+                node.plain = True
+            raise
 
     def listxattr(self, node: Node) -> list[bytes]:
         """All names."""
@@ -46,6 +51,8 @@ class Metadata:
         return [os.fsencode(name) for name in os.listxattr(path, follow_symlinks=follow)]
 
     def _value(self, node: Node, name: bytes) -> bytes | None:
+        if node.plain and name == CAPABILITY:
+            return None
         try:
             return self.getxattr(node, name)
         except OSError as error:
@@ -61,11 +68,11 @@ class Metadata:
 
     def look_for_capabilities(self, node: Node, fd: int) -> None:
         """Before a file is written: does it have rights that a write takes away?"""
-        if not node.privileged:
+        if not node.privileged and not node.plain:
             try:
                 node.privileged = bool(os.getxattr(fd, CAPABILITY))
-            except OSError:
-                return
+            except OSError as error:
+                node.plain = error.errno == errno.ENODATA
 
     # --- changes ------------------------------------------------------------------------------
 
@@ -131,7 +138,7 @@ class Metadata:
         before = self._nodes.stat(node).st_mode if name in _ACLS else 0
         self._capture.setxattr(node, name, value, 0, actor)
         if name == CAPABILITY:
-            node.privileged = True
+            node.privileged, node.plain = True, False
         if name in _ACLS:
             node.default_acl = None
             self._log_value(node, name, actor)

@@ -29,6 +29,8 @@ class Node:
     `touched_ns` is an mtime that the backing file does not have yet, 0 for none.
     `unseeded` tracks base content that is not in the journal yet, None when all of it is.
     `privileged`: it has set-id bits or file capabilities, which a write takes away.
+    `plain`: it is known to have no file capabilities. The kernel asks for them at the first write
+    after each look at the attributes.
     `default_acl`: directories: does it pass on an ACL? None: not looked at yet.
     """
 
@@ -42,6 +44,7 @@ class Node:
         "lookups",
         "name",
         "parent",
+        "plain",
         "privileged",
         "touched_ns",
         "unseeded",
@@ -61,6 +64,7 @@ class Node:
         self.touched_ns = 0
         self.unseeded: object | None = None
         self.privileged = False
+        self.plain = False
         self.default_acl: bool | None = None
 
 

@@ -23,7 +23,7 @@ from fsd.attributes import entry_of, no_entry, statfs_of
 from fsd.directory import OpenDirectory
 from fsd.guard import guarded
 from fsd.handshake import HANDSHAKE_NODE, Handshake
-from fsd.metadata import Metadata
+from fsd.metadata import CAPABILITY, Metadata
 from fsd.nodes import Node
 from fsd.open_files import OpenFiles
 from fsd.session import Session
@@ -377,7 +377,10 @@ class Operations(pyfuse3.Operations):
         """Value of an extended attribute."""
         if inode >= FIRST_PAST_INODE:
             return await self._snapshots.getxattr(inode, name)
-        return self._metadata.getxattr(self._node(inode), name)
+        node = self._node(inode)
+        if node.plain and name == CAPABILITY:
+            raise FUSEError(errno.ENODATA)
+        return self._metadata.getxattr(node, name)
 
     @guarded
     async def listxattr(self, inode: int, ctx: Context) -> Sequence[bytes]:
