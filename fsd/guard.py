@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
+from store.durable import NO_SPACE
 from store.errors import StoreError, StoreFull
 from timetravel.errors import TimetravelError
 
@@ -43,10 +44,28 @@ def fuse_error(error: BaseException) -> pyfuse3.FUSEError:
     return pyfuse3.FUSEError(errno.EIO)
 
 
+def is_no_space(error: BaseException) -> bool:
+    """Did a call say that the backing disk, or somebody's quota there, is full?"""
+    return isinstance(error, OSError) and error.errno in NO_SPACE
+
+
 def guarded(
     handler: Callable[P, Coroutine[Any, Any, R]],
 ) -> Callable[P, Coroutine[Any, Any, R]]:
-    """A handler that raises nothing but FUSEError (and trio's cancellation)."""
+    """A method of a class with a `space` that raises nothing but FUSEError (and Cancelled).
+
+    When the backing disk is full it is tried again, once, if removed files have let go of some.
+    """
+
+    async def again(error: Exception, args: Any, options: Any) -> Any:
+        try:
+            if is_no_space(error) and await args[0].space.may_have_come():
+                return await handler(*args, **options)
+        except (pyfuse3.FUSEError, trio.Cancelled):
+            raise
+        except Exception as later:  # noqa: BLE001  (as below)
+            error = later
+        raise fuse_error(error) from None
 
     @functools.wraps(handler)
     async def run(*args: Any, **options: Any) -> Any:
@@ -55,6 +74,6 @@ def guarded(
         except (pyfuse3.FUSEError, trio.Cancelled, KeyboardInterrupt):
             raise
         except Exception as error:  # noqa: BLE001  (that is the point)
-            raise fuse_error(error) from None
+            return await again(error, args, options)
 
     return run

@@ -46,7 +46,7 @@ class Handshake:
     """The state between mounting and the first request. `device` is what libfuse gets."""
 
     def __init__(self, mount_point: str, options: set[str], readiness: Readiness) -> None:
-        self._readiness = readiness
+        self.readiness = readiness
         self._real = _mount(mount_point, options)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket = ours
@@ -72,7 +72,7 @@ class Handshake:
         os.dup2(self._real, self._device_fd, inheritable=False)
         os.close(self._real)
         self._socket.close()
-        self._readiness.watch(self._device_fd)
+        self.readiness.watch(self._device_fd)
 
 
 def _mount(mount_point: str, options: set[str]) -> int:

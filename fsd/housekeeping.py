@@ -75,7 +75,7 @@ class Housekeeper:
             if session.capture.touched.get(node.id) is not node:
                 continue  # seen to while others ran
             try:
-                if self._is_removed(node):
+                if not node.touched_ns or self._is_removed(node):
                     session.capture.touched.pop(node.id, None)
                     node.touched_ns = 0
                 else:

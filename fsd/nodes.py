@@ -76,6 +76,10 @@ class NodeTable:
         self.root.fd = root_fd
         self.by_id: dict[int, Node] = {ROOT: self.root}
         self._open_dirs: OrderedDict[int, Node] = OrderedDict()
+        self.removed: set[int] = set()
+        """NodeIds of nodes that have lost the name they were reached by, and are held."""
+        self.released = 0
+        """How many of them were let go so far."""
 
     # --- the tree in memory ---------------------------------------------------------------
 
@@ -110,6 +114,7 @@ class NodeTable:
         """The node is reached by another name from now on."""
         old = node.parent
         self._detach(node)
+        self.removed.discard(node.id)
         node.parent, node.name, node.linked = parent, name, True
         self._attach(node)
         if old is not None and old is not parent:
@@ -119,6 +124,7 @@ class NodeTable:
         """The name by which it was reached is gone; `hold` was called before where needed."""
         self._detach(node)
         node.linked = False
+        self.removed.add(node.id)
 
     def hold(self, node: Node) -> None:
         """Keep the backing file reachable whatever happens to its name (O_PATH)."""
@@ -135,21 +141,30 @@ class NodeTable:
             and not here.lookups
             and not here.uses
             and not here.children
-            and not here.touched_ns
             and here is not self.root
+            and (not here.touched_ns or self._has_no_name(here))
         ):
+            here.touched_ns = 0
             parent = here.parent
             if here.linked:
                 self._detach(here)
             # Somebody may still have had an object that was dropped before: its node lives on.
             if self.by_id.get(here.id) is here:
                 del self.by_id[here.id]
+                if here.id in self.removed:
+                    self.removed.discard(here.id)
+                    self.released += 1
             if self._open_dirs.get(here.id) is here:
                 del self._open_dirs[here.id]
             if here.fd >= 0:
                 os.close(here.fd)
                 here.fd = -1
             here = parent
+
+    @staticmethod
+    def _has_no_name(node: Node) -> bool:
+        """Will nobody ever see its times? With another hard link the backing file goes on."""
+        return not node.linked and node.fd >= 0 and not os.fstat(node.fd).st_nlink
 
     def path_of(self, node: Node) -> bytes:
         """The path from the root, for people and logs."""

@@ -14,11 +14,12 @@ import os
 import pyfuse3
 
 from fsd.capture import Handle
-from fsd.guard import fuse_error, guarded
+from fsd.guard import fuse_error, guarded, is_no_space
 from fsd.metadata import Metadata
 from fsd.nodes import Node
 from fsd.session import Session
 from fsd.snapshots import Snapshots
+from fsd.space import Space
 from store.format import Flag, Kind
 from store.types import NO_LSN
 
@@ -27,8 +28,14 @@ class OpenFiles:
     """The open files. `coalesced`: the kernel holds writes back and fills pages by reading."""
 
     def __init__(
-        self, session: Session, metadata: Metadata, snapshots: Snapshots, coalesced: bool
+        self,
+        session: Session,
+        metadata: Metadata,
+        snapshots: Snapshots,
+        space: Space,
+        coalesced: bool,
     ) -> None:
+        self.space = space
         self._session = session
         self._metadata = metadata
         self._snapshots = snapshots
@@ -111,7 +118,19 @@ class OpenFiles:
                 await self._session.flusher.durable(self._intake.lsn)
             return written
         except Exception as error:  # noqa: BLE001  (see guard; inlined on the hot path)
+            if is_no_space(error) and await self.space.may_have_come():
+                return await self._write_again(fh, offset, data)
             raise fuse_error(error) from None
+
+    @guarded
+    async def _write_again(self, fh: int, offset: int, data: bytes) -> int:
+        """The backing disk was full at first; what must come before a write was done then."""
+        handle = self._handles[fh]
+        await self._session.wait_for_room_or_refuse()
+        written = self._capture.write(handle, offset, data)
+        if handle.synchronous:
+            await self._session.flusher.durable(self._intake.lsn, handle.actor)
+        return written
 
     @guarded
     async def release(self, fh: int) -> None:

@@ -28,6 +28,7 @@ from fsd.nodes import Node
 from fsd.open_files import OpenFiles
 from fsd.session import Session
 from fsd.snapshots import FIRST_PAST_INODE, SNAPSHOTS, Snapshots
+from fsd.space import Space
 from store.ops import RENAME_EXCHANGE, RENAME_NOREPLACE, Created
 from store.types import ROOT, Lsn
 
@@ -57,7 +58,10 @@ class Operations(pyfuse3.Operations):
         self._adopter = session.adopter
         self._seeder = session.seeder
         self._metadata = Metadata(session)
-        self._files = OpenFiles(session, self._metadata, snapshots, self.enable_writeback_cache)
+        self.space = Space(session.nodes, handshake.readiness)
+        self._files = OpenFiles(
+            session, self._metadata, snapshots, self.space, self.enable_writeback_cache
+        )
         self._directories: dict[int, OpenDirectory] = {}
 
     # --- finding ----------------------------------------------------------------------------
