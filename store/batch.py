@@ -23,12 +23,14 @@ from store.errors import UnsupportedFormat
 from store.format import (
     BATCH_HEADER,
     BATCH_MAGIC,
+    FEATURE_GAPS,
     FORMAT_VERSION,
     FRAME,
     FRAME_BYTES,
     KNOWN_FEATURES,
     MAX_PAYLOAD_BYTES,
     OP_META,
+    Kind,
 )
 from store.ops import Op
 from store.types import Lsn, NodeId, TimeNs
@@ -50,6 +52,7 @@ _header = BATCH_HEADER.codec
 _frame = FRAME.codec
 _meta = OP_META.codec
 _hash = xxhash.xxh3_64_intdigest
+_GAP = int(Kind.GAP)
 
 
 class Frame(NamedTuple):
@@ -144,12 +147,14 @@ def encode_batch(ops: Sequence[Op], previous: bytes, level: int = 1) -> EncodedB
     compressor = _codecs.compressor(level)
     pack, size = _meta.pack_into, _meta.size
     meta = bytearray(size * len(ops))
-    at = 0
+    at = features = 0
     for lsn, time_ns, kind, flags, node, offset, actor, check, payload in ops:
         pack(
             meta, at, kind, flags, 0, len(payload), lsn, time_ns, node, offset, check, actor
         )  # fmt: skip
         at += size
+        if kind == _GAP:
+            features = FEATURE_GAPS
     payload = b"".join([op[8] for op in ops])
     assert 0 < len(ops) <= MAX_BATCH_OPS and len(payload) <= MAX_BATCH_PAYLOAD_BYTES
     digest = _digest(previous, meta, payload)
@@ -171,7 +176,7 @@ def encode_batch(ops: Sequence[Op], previous: bytes, level: int = 1) -> EncodedB
         digest=digest,
         directory=directory,
     )
-    data = b"".join([_encode_header(header), directory, stored_meta, *frames])
+    data = b"".join([_encode_header(header, features), directory, stored_meta, *frames])
     return EncodedBatch(data, header)
 
 
@@ -192,11 +197,11 @@ def _encode_frames(
     return b"".join(entries), frames
 
 
-def _encode_header(header: BatchHeader) -> bytes:
+def _encode_header(header: BatchHeader, features: int) -> bytes:
     body = _header.pack(
         BATCH_MAGIC,
         FORMAT_VERSION,
-        0,
+        features,
         header.op_count,
         header.first_lsn,
         header.last_lsn,

@@ -11,7 +11,7 @@ import errno
 import os
 from pathlib import Path
 
-from store.errors import StoreFull
+from store.errors import StoreFault, StoreFull, TemporaryStoreError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _AT_FDCWD = -100
@@ -113,8 +113,8 @@ def write_file_atomically(path: Path, data: bytes) -> None:
     rename(temporary, path)
 
 
-def mapped(error: OSError) -> Exception:
-    """StoreFull for a full disk or quota, else the error itself."""
+def mapped(error: OSError) -> TemporaryStoreError:
+    """StoreFull for a full disk or quota, else StoreFault."""
     if error.errno in NO_SPACE:
         return StoreFull(f"no space left for the store: {error}")
-    return error
+    return StoreFault(f"the store's disk fails: {error}", error.errno or errno.EIO)

@@ -3,7 +3,9 @@
 StoreError
 ├── TemporaryStoreError        trying again later can help
 │   ├── StoreBusy              another process holds the store
-│   └── StoreFull              no space for the store's files
+│   ├── StoreFull              no space for the store's files
+│   ├── NotLogging             changes are not logged at the moment
+│   └── StoreFault             the store's disk fails, is gone or read-only
 ├── DamagedError               bytes on disk are not what was written
 │   └── IntakeGap              the intake log does not hold the asked LSN
 ├── IndexStale                 the segments know more than the index
@@ -28,7 +30,12 @@ class StoreError(Exception):
 
 
 class TemporaryStoreError(StoreError):
-    """A failure that may go away by itself or by what `hint` says."""
+    """A failure that may go away by itself or by what `hint` says.
+
+    `lost`: kind, node, offset and payload of the op that could not be logged, if it was one.
+    """
+
+    lost: tuple[int, int, int, bytes] | None = None
 
 
 class StoreBusy(TemporaryStoreError):
@@ -41,6 +48,22 @@ class StoreFull(TemporaryStoreError):
     """The file system that holds the store has no space left."""
 
     hint = "free some space on the store's file system"
+
+
+class NotLogging(TemporaryStoreError):
+    """Changes go on without being logged, and this makes no sense without."""
+
+    hint = "see `cdpfs status`; it goes on by itself when the store has room and answers"
+
+
+class StoreFault(TemporaryStoreError):
+    """The disk that holds the store does not do what it should. `number` is the errno."""
+
+    hint = "see to the disk of the store (dmesg, mount); cdpfs goes on by itself when it answers"
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class DamagedError(StoreError):

@@ -15,7 +15,11 @@ from typing import Any
 FORMAT_VERSION = 1
 """Version of every file of a store; a store of a newer one is refused by name."""
 
-KNOWN_FEATURES = 0
+FEATURE_GAPS = 1
+"""Mandatory-feature bit of ring files and batches that hold a GAP op: a reader that does not know
+it would take what the tree became in a gap for what happened at its end."""
+
+KNOWN_FEATURES = FEATURE_GAPS
 """Mandatory-feature bits that this version understands; a file with any other is refused."""
 
 CHUNK_BYTES = 1 << 20
@@ -214,6 +218,7 @@ class Kind(IntEnum):
     MOUNT = 20  # 0; 0; `{"version", "boot"}` as JSON: a session begins
     CLEAN = 21  # 0; wall time in ns: a session ends in order, the backing tree is on disk
     CHECKPOINT = 22  # 0; LSN up to which the backing tree is on disk; `{"boot"}` as JSON
+    GAP = 23  # 0; wall time in ns when it began; `ops.Gap`: changes since then went unlogged
 
 
 class Flag(IntFlag):

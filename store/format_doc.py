@@ -100,6 +100,14 @@ PAYLOADS = (
         ),
     ),
     Table(
+        "payload of GAP",
+        "`ops.Gap`. Then the reason in UTF-8 (the rest).",
+        (
+            Field("ended_ns", "Q", "wall time when changes were logged again"),
+            Field("found", "B", "1: found at a mount, after the daemon had ended in the gap"),
+        ),
+    ),
+    Table(
         "payload of ADOPT_NAME",
         "Then the name (the rest).",
         (Field("parent", "Q", "NodeId of the directory"),),
@@ -161,6 +169,7 @@ def _table(table: Table) -> str:
 def _constants() -> str:
     names = (
         "FORMAT_VERSION",
+        "FEATURE_GAPS",
         "KNOWN_FEATURES",
         "INDEX_VERSION",
         "RING_HEADER_BYTES",

@@ -32,13 +32,15 @@ MAX_READERS = 1024
 REINDEX_HINT = "the segments are the truth: unmount the volume and run cdpfs reindex"
 VERSION_KEY = b"version"
 STATE_KEY = b"state"
+GAP_PREFIX = b"gap"
 
 
 class Tables(NamedTuple):
     """The tables. Keys are big-endian (`store.format`); values are in `index_rows` and others."""
 
     meta: Table
-    """VERSION_KEY → version; STATE_KEY → `index_rows.IndexState`."""
+    """VERSION_KEY → version; STATE_KEY → `index_rows.IndexState`; GAP_PREFIX, LSN of a GAP op →
+    when the gap began (8 bytes), and the op's payload."""
     ops: Table
     """LSN of the first → up to OPS_PER_ROW consecutive ops (`index_rows`)."""
     batches: Table

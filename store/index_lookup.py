@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from store.extents import RegionCodec, RegionPiece
 from store.format import key_extent, key_lsn, key_name_lsn, key_node_lsn
-from store.index_env import STATE_KEY, Cursor, Table, Tables, Transaction
+from store.index_env import GAP_PREFIX, STATE_KEY, Cursor, Table, Tables, Transaction
 from store.index_history import NEWEST, read_history, seek_floor
 from store.index_listing import ListingCodec
 from store.index_rows import (
@@ -147,6 +147,11 @@ class Lookup:
         """(LSN, time, name) of marks from LSN `start` on."""
         for key, row in self._range(self._tables.marks, key_lsn(start), b""):
             yield Lsn(_number(key)), TimeNs(int.from_bytes(row[:8], "little")), row[8:]
+
+    def gaps(self) -> Iterator[tuple[Lsn, int, bytes]]:
+        """(LSN, wall time at which it began, payload) of every GAP op."""
+        for key, row in self._range(self._tables.meta, GAP_PREFIX, GAP_PREFIX):
+            yield Lsn(_lsn(key)), int.from_bytes(row[:8], "little"), row[8:]
 
     # --- nodes -----------------------------------------------------------------------------------
 

@@ -89,6 +89,19 @@ class Point(NamedTuple):
     """The first op at which the group is no longer as at this point; 0: there is none yet."""
 
 
+class GapSpan(NamedTuple):
+    """Changes of a span of time that went unlogged; see `format.Kind.GAP`."""
+
+    lsn: Lsn
+    """Of the GAP op: the state before it is that from before the gap."""
+    started_ns: int
+    ended_ns: int
+    """Wall times."""
+    reason: str
+    found: bool
+    """The daemon ended inside the gap; its end is when that was found."""
+
+
 # --- ops: up to OPS_PER_ROW consecutive ones in a row, keyed by the LSN of the first -------------
 
 OPS_PER_ROW = 48

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from store.errors import InconsistentLog
 from store.format import Flag, Kind, key_lsn, key_name_lsn, key_node_lsn
 from store.index_content import ContentWriter
-from store.index_env import Tables, Transaction
+from store.index_env import GAP_PREFIX, Tables, Transaction
 from store.index_history import NEWEST, HistoryWriter
 from store.index_listing import Change, ListingCodec, link_name
 from store.index_lookup import HELD, REMOVED, Lookup
@@ -64,6 +64,7 @@ class TreeWriter:
             Kind.ADOPT_NAME: self._adopt_name,
             Kind.BASE: self._base,
             Kind.DIR_SEEDED: self._dir_seeded,
+            Kind.GAP: self._gap,
         }
         """By kind; ops of other kinds (and WRITE, which `index` does itself) change no tree."""
 
@@ -204,6 +205,10 @@ class TreeWriter:
     def _mark(self, op: Op) -> None:
         row = op.time_ns.to_bytes(8, "little") + bytes(op.payload)
         self._txn.put(key_lsn(op.lsn), row, db=self._tables.marks)
+
+    def _gap(self, op: Op) -> None:
+        row = op.offset.to_bytes(8, "little") + bytes(op.payload)
+        self._txn.put(GAP_PREFIX + key_lsn(op.lsn), row, db=self._tables.meta)
 
     # --- what was there before -------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ class Intake:
         self._limit = 0
         self._next_number: int | None = None
         self._unsynced: set[int] = set()
+        self._untrusted: StoreError | None = None
         self.lsn = Lsn(0)
         """The newest op's LSN."""
         self.time_ns = TimeNs(0)
@@ -114,14 +115,47 @@ class Intake:
         self._position = position
         self._limit = os.fstat(fd).st_size
 
-    def _switch_to(self, number: int, synced: bool = False) -> None:
+    def _switch_to(self, number: int, synced: bool = False, features: int = 0) -> None:
         """Go on at the start of ring file `number`, which nobody needs any more."""
         make_ring_file(self._store, number)
         self._use(number, RING_HEADER_BYTES, self._generation + 1)
-        take_into_use(self._store, self._fd, self._generation, self.lsn + 1, durably=synced)
+        take_into_use(
+            self._store,
+            self._fd,
+            self._generation,
+            self.lsn + 1,
+            durably=synced,
+            features=features,
+        )
         self._unsynced.add(self._fd)
 
+    def start_anew(self, features: int = 0) -> None:
+        """Go on in another ring file; what is in the ones so far nobody needs any more.
+
+        The caller saw to it that the journal and the backing tree hold every op, both on disk.
+        That also holds after a failed flush, which leaves nobody knowing what is on the disk. The
+        files are opened anew, since the disk may have come back as another one. Blocking;
+        StoreFull, StoreFault, with nothing changed that counts.
+        """
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+        self._unsynced.clear()
+        self._untrusted = None
+        self._last_lsns.clear()
+        self._next_number = None
+        self._fd, self._position, self._limit = -1, 0, 0
+        try:
+            self._switch_to((self._number + 1) % self._store.config.ring_files, True, features)
+        except OSError as error:
+            raise durable.mapped(error) from error
+        self.durable_lsn = self.lsn
+
     # --- the way of an op -------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Let `time_ns` go on without an op: something changed that is not logged."""
+        self.time_ns = TimeNs(max(self._clock_ns(), self.time_ns + 1))
 
     def append(
         self,
@@ -134,7 +168,7 @@ class Intake:
     ) -> Lsn:
         """Log one op; returns its LSN. It survives the death of this process at once.
 
-        The caller made sure of `has_room`. Raises OSError or StoreFull with nothing logged.
+        The caller made sure of `has_room`. StoreFull or StoreFault with nothing logged.
         """
         length = len(payload)
         if self._position + _RECORD_BYTES + length > self._limit:
@@ -160,7 +194,12 @@ class Intake:
         )
         _CHECK.pack_into(self._record, 0, _hash(self._tail) & _MASK)
         wanted = _RECORD_BYTES + length
-        written = os.pwritev(self._fd, (self._record, payload), self._position)
+        try:
+            written = os.pwritev(self._fd, (self._record, payload), self._position)
+        except OSError as error:
+            fault = durable.mapped(error)
+            fault.lost = kind, node, offset, bytes(payload)
+            raise fault from error
         if written != wanted:
             self._complete(payload, written)
         self._position += (wanted + ALIGN - 1) & -ALIGN
@@ -225,14 +264,23 @@ class Intake:
     def sync(self) -> Lsn:
         """Everything appended before the call is on disk when it returns; returns up to which LSN.
 
-        One thread at a time; `append` may go on beside it.
+        One thread at a time; `append` may go on beside it. StoreFull or StoreFault, and from then
+        on always, until `start_anew`.
         """
+        if self._untrusted is not None:
+            raise self._untrusted
         upto, current = self.lsn, self._fd
-        for fd in tuple(self._unsynced):
-            if fd != current:
-                durable.fdatasync(fd)
-                self._unsynced.discard(fd)
-        durable.fdatasync(current)
+        try:
+            for fd in tuple(self._unsynced):
+                if fd != current:
+                    durable.fdatasync(fd)
+                    self._unsynced.discard(fd)
+            durable.fdatasync(current)
+        except StoreError as error:
+            # The kernel may have dropped what it could not write: a second try that succeeds
+            # would say nothing about it (see fsync(2), NOTES on errors).
+            self._untrusted = error
+            raise
         self.durable_lsn = max(self.durable_lsn, upto)
         return upto
 

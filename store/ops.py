@@ -64,6 +64,7 @@ _ACTOR = struct.Struct("<IIIII")
 _ADOPTED = struct.Struct("<QIIIQQqqqQIHHH")
 _XATTR = struct.Struct("<HI")
 _PARENT = struct.Struct("<Q")
+_GAP = struct.Struct("<QB")
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,29 @@ class Adopted:
             target=target,
             xattrs=tuple(xattrs),
         )
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Payload of GAP: until when changes went unlogged (wall time), and why.
+
+    `found`: the daemon ended inside the gap, so that its end is that of the session that found it.
+    """
+
+    ended_ns: int
+    reason: str
+    found: bool = False
+
+    def encode(self) -> bytes:
+        """To bytes."""
+        return _GAP.pack(self.ended_ns, self.found) + self.reason.encode()
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview) -> Self:
+        """From bytes."""
+        reader = Reader(data)
+        ended_ns, found = reader.numbers(_GAP)
+        return cls(ended_ns, reader.rest().decode("utf-8", "replace"), bool(found))
 
 
 def encode_entry(parent: NodeId, name: bytes) -> bytes:

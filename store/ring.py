@@ -63,14 +63,19 @@ def make_ring_file(store: Store, number: int) -> None:
 
 
 def take_into_use(
-    store: Store, fd: int, generation: int, first_lsn: int, durably: bool = False
+    store: Store,
+    fd: int,
+    generation: int,
+    first_lsn: int,
+    durably: bool = False,
+    features: int = 0,
 ) -> None:
     """Write the header of a ring file whose old records nobody needs any more.
 
     It becomes durable with the first sync of the file, before or together with its records.
     """
     size = os.fstat(fd).st_size
-    durable.pwrite_all(fd, _encode_header(store, generation, first_lsn, size), 0)
+    durable.pwrite_all(fd, _encode_header(store, generation, first_lsn, size, features), 0)
     if durably:
         durable.fdatasync(fd)
 
@@ -98,11 +103,13 @@ def parse_header(store: Store, path: Path, raw: bytes, size: int) -> RingFile:
     return RingFile(path, fields["generation"], fields["first_lsn"], size)
 
 
-def _encode_header(store: Store, generation: int, first_lsn: int, size: int) -> bytes:
+def _encode_header(
+    store: Store, generation: int, first_lsn: int, size: int, features: int = 0
+) -> bytes:
     body = RING_HEADER.pack(
         magic=RING_MAGIC,
         version=FORMAT_VERSION,
-        features=0,
+        features=features,
         generation=generation,
         volume=store.uuid,
         first_lsn=first_lsn,

@@ -20,7 +20,8 @@ from store.index_env import IndexEnvironment
 from store.index_listing import split_link
 from store.index_lookup import Lookup
 from store.index_points import PointReader
-from store.index_rows import BaseState, BatchPlace, NodeState, OpMeta, Piece, Point
+from store.index_rows import BaseState, BatchPlace, GapSpan, NodeState, OpMeta, Piece, Point
+from store.ops import Gap
 from store.segment import SegmentReader
 from store.types import Lsn, NodeId, TimeNs
 
@@ -312,6 +313,14 @@ class Snapshot:
     def marks(self) -> list[tuple[str, Lsn, TimeNs]]:
         """Every mark, oldest first."""
         return [(_text(name), lsn, time_ns) for lsn, time_ns, name in self._lookup.marks(0)]
+
+    def gaps(self) -> list[GapSpan]:
+        """Every span of time whose changes went unlogged, oldest first."""
+        found = []
+        for lsn, started_ns, payload in self._lookup.gaps():
+            gap = Gap.decode(payload)
+            found.append(GapSpan(lsn, started_ns, gap.ended_ns, gap.reason, gap.found))
+        return found
 
     def points(
         self, start: Lsn, stop: Lsn, grade: str | None = None, group: Lsn | None = None

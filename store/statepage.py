@@ -53,6 +53,9 @@ class StatePage:
     mended_node = _Counter(10)
     """The file whose content recovery is at work on, 0 for none (fsd)."""
 
+    gap_ns = _Counter(11)
+    """Wall time since when changes go unlogged, 0 when they do not (fsd)."""
+
     def __init__(self, path: Path, writable: bool = True) -> None:
         flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
         fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
@@ -67,9 +70,13 @@ class StatePage:
 
     def reset(self) -> None:
         """A new session begins: all counters to 0 but what recovery must know of the crash."""
-        crashed = self.alive_ns, self.mended_node
+        crashed = self.alive_ns, self.mended_node, self.gap_ns
         self.map[:] = bytes(PAGE_BYTES)
-        self.alive_ns, self.mended_node = crashed
+        self.alive_ns, self.mended_node, self.gap_ns = crashed
+
+    def flush(self) -> None:
+        """The page is on disk when it returns. OSError."""
+        self.map.flush()
 
     def close(self) -> None:
         """Give the mapping back."""

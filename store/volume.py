@@ -69,6 +69,8 @@ class VolumeConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     capture: Literal["exact", "coalesced"] = "exact"
     fsync: Literal["intake", "both"] = "intake"
     """`intake`: fsync waits for the intake log; `both`: for the backing file too."""
+    protect: Literal["availability", "strict"] = "availability"
+    """When nothing can be logged: go on and find the changes later, or refuse them."""
     ring_files: Annotated[int, msgspec.Meta(ge=MIN_RING_FILES, le=1024)] = 8
     ring_file_bytes: Annotated[int, msgspec.Meta(ge=1 << 14, le=1 << 40)] = 128 << 20
     """At least MIN_RING_FILE_BYTES to be mounted."""
