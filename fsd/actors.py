@@ -25,6 +25,10 @@ class Actors:
         self._intake = intake
         self._known: OrderedDict[tuple[int, int, int], tuple[Lsn, Actor, float]] = OrderedDict()
 
+    def forget(self) -> None:
+        """What was said of them did not reach the log: say it again."""
+        self._known.clear()
+
     def lsn_of(self, pid: int, uid: int, gid: int) -> Lsn:
         """The LSN of the op that names this process; it is logged now if there is none yet."""
         if not pid:

@@ -24,6 +24,11 @@ from store.types import ROOT, Lsn, NodeId
 HIDDEN = b".cdpfs-keep"
 """Directory at the root of the covered tree for files that wait to be seeded after their unlink."""
 
+GAP_NOTE = b".cdpfs-gap"
+"""File at the root of the covered tree that is there while changes go unlogged."""
+
+OWN_NAMES = frozenset((HIDDEN, GAP_NOTE))
+"""What cdpfs itself puts there, and nobody sees."""
 
 PURGE_AT_MOST = 20_000
 
@@ -91,7 +96,7 @@ class Adopter:
         try:
             if known is not None:
                 return known, self._nodes.stat(known)
-            if parent.id == ROOT and name == HIDDEN:
+            if parent.id == ROOT and name in OWN_NAMES:
                 return None
             dir_fd = self._nodes.dir_fd(parent)
             status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)

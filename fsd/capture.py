@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from fsd.names import Names
 from fsd.nodes import Node, NodeTable
+from store.errors import StoreError
 from store.format import Flag, Kind
 from store.intake import Intake
 from store.ops import (
@@ -63,6 +64,8 @@ class Capture:
         self.nodes = nodes
         self.names = names
         self.touched: dict[int, Node] = {}
+        self.abort_lost: Callable[[Lsn, StoreError], None] | None = None
+        """Told of an op whose ABORT can't be logged."""
         self._own_uid = os.geteuid()
         self._own_gid = os.getegid()
 
@@ -323,7 +326,12 @@ class Capture:
     # --- failures -------------------------------------------------------------------------
 
     def _abort(self, lsn: Lsn) -> None:
-        self.intake.append(Kind.ABORT, 0, lsn)
+        try:
+            self.intake.append(Kind.ABORT, 0, lsn)
+        except StoreError as error:
+            # The caller gets the error of the backing call, which comes first.
+            if self.abort_lost is not None:
+                self.abort_lost(lsn, error)
 
     def _backing(
         self, lsn: Lsn, call: Callable[..., object], *args: object, **options: object

@@ -153,7 +153,7 @@ class Control:
     async def _mark(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         name = valid_mark_name(str(args.get("name", "")))
         session = self._session
-        await session.wait_for_room_or_refuse()
+        await session.wait_for_log()
         lsn = session.intake.append(Kind.MARK, 0, 0, name.encode())
         time_ns = session.intake.time_ns
         await session.flusher.durable(lsn)

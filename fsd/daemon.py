@@ -21,6 +21,7 @@ from typing import Any
 import pyfuse3
 import trio
 
+from fsd.backing_note import BackingNote
 from fsd.control import Control
 from fsd.errors import FsdError
 from fsd.external import ExternalChanges
@@ -38,16 +39,18 @@ from fsd.opening import check_settings, end_of_log, indexed_lsn
 from fsd.operations import Operations
 from fsd.readiness import install as install_readiness
 from fsd.recovery import Recovery
+from fsd.resync import CLOCK_SLACK_NS
 from fsd.session import Session, boot_id
 from fsd.snapshots import Snapshots
 from fsd.supervisor import Supervisor
 from fsd.touched import Before, look_back, undisturbed_since
 from fsd.unmount import unmount
 from store.barriers import describe
-from store.errors import StoreError, StoreFull
-from store.format import Kind
+from store.errors import StoreError, StoreFault, StoreFull, TemporaryStoreError
+from store.format import FEATURE_GAPS, Kind
 from store.intake import Intake
 from store.journal import Journal
+from store.ops import Gap
 from store.statepage import StatePage
 from store.types import ROOT, Lsn, TimeNs
 from store.volume import Store
@@ -57,6 +60,9 @@ log = logging.getLogger("fsd")
 
 SWITCH_S = 0.0005
 """A thread that reads the past lets go of the interpreter this soon when a request waits."""
+
+SEED_AGAIN_S = 10.0
+"""So long after an error of the backing disk the initial backup is tried again."""
 
 CRASH_SLACK_NS = 200_000_000
 """A busy daemon notes that it is alive so much too late at the most."""
@@ -192,6 +198,7 @@ async def _begin(
     """Start the session in the log: a first one, or one that goes on after an earlier."""
     payload = _describe_session(session.store)
     adopter = session.adopter
+    gap_ns = session.page.gap_ns or BackingNote(session.root_fd).read()
     with session.journal.snapshot() as snapshot:
         known = snapshot.state(ROOT, end) is not None
     if not known:
@@ -211,7 +218,12 @@ async def _begin(
     assert last is not None
     crash_ns = 0 if ended_ns else _crash_ns(session.page, before)
     if last.kind == Kind.CLEAN:
-        pass
+        gap_ns = 0
+    elif gap_ns:
+        # What was changed in the gap is in the tree alone: nothing in it may be taken back. What
+        # was logged before the gap is in it as well, on disk.
+        log.warning("the last session ended while changes were not logged; they are looked for")
+        await trio.to_thread.run_sync(session.intake.start_anew, FEATURE_GAPS)
     elif log_lost:
         # The tree may well be ahead of the journal: nothing in it may be taken back.
         log.warning("the intake log is missing; what it alone held counts as external changes")
@@ -221,13 +233,22 @@ async def _begin(
     adopter.protected_ns = first.time_ns
     adopter.first = first.lsn
     adopter.since = session.intake.append(Kind.MOUNT, 0, 0, payload)
-    search = ExternalChanges(session, end, ended_ns or crash_ns, bool(ended_ns), starter.seen)
+    if gap_ns:
+        gap = Gap(time.time_ns(), "the daemon ended while the store could not be written", True)
+        session.intake.append(Kind.GAP, 0, gap_ns, gap.encode())
+        search = ExternalChanges(session, end, _doubtful_ns(gap_ns), True, starter.seen)
+    else:
+        search = ExternalChanges(session, end, ended_ns or crash_ns, bool(ended_ns), starter.seen)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run)
         await search.run()
         nursery.cancel_scope.cancel()
     if search.found:
         log.info("%d external changes found and logged", search.found)
+    if gap_ns:
+        await session.flusher.durable(session.intake.lsn)
+        session.page.gap_ns = 0
+        BackingNote(session.root_fd).remove()
 
 
 def _describe_session(store: Store) -> bytes:
@@ -241,6 +262,12 @@ def _crash_ns(page: StatePage, before: Before) -> int:
     if before.boot != boot_id() or not page.alive_ns:
         return 0
     return page.alive_ns + CRASH_SLACK_NS
+
+
+def _doubtful_ns(gap_ns: int) -> int:
+    """Files whose inodes changed after this are compared byte by byte: all, if the clock went back
+    behind the beginning of the gap since then."""
+    return max(gap_ns - CLOCK_SLACK_NS, 1) if gap_ns <= time.time_ns() else 1
 
 
 def _booted_ns() -> int:
@@ -299,9 +326,14 @@ async def _seed(session: Session) -> None:
     while True:
         try:
             await session.seeder.run()
-        except StoreFull:
+        except TemporaryStoreError as error:
+            if isinstance(error, StoreFull | StoreFault):
+                session.protection.suspend_for(error)
             await session.wait_for_room()
-        except (OSError, StoreError):
+        except OSError as error:
+            log.error("the initial backup is interrupted, and tried again: %s", error)
+            await trio.sleep(SEED_AGAIN_S)
+        except StoreError:
             log.exception("seeding stopped; it goes on at the next mount")
             return
         else:
@@ -334,7 +366,9 @@ async def _finish(session: Session, keeper: Housekeeper) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run)
         await keeper.checkpoint()
-        if await _has_room_at_last(session):
+        if session.protection.is_suspended():
+            log.warning("the session ends while changes are not logged; the next mount finds them")
+        elif await _has_room_at_last(session):
             # The clock's time, not the log's: it is compared with the ctimes of files.
             lsn = session.intake.append(Kind.CLEAN, 0, time.time_ns())
             await session.flusher.durable(lsn)

@@ -16,6 +16,7 @@ import pyfuse3
 from fsd.attributes import entry_of
 from fsd.nodes import Node
 from fsd.session import Session
+from store.errors import StoreError
 
 ENTRIES_PER_REQUEST = 128
 
@@ -61,14 +62,19 @@ class OpenDirectory:
             self._restart()
         position, sent = start, 0
         # Names may be adopted on the way, each with up to 64 KiB of attributes.
-        while sent < ENTRIES_PER_REQUEST and (not sent or session.intake.has_room()):
+        while sent < ENTRIES_PER_REQUEST and (not sent or session.has_room()):
             if position < 2:
                 done = self._reply_dots(session, position, token)
             else:
                 name = self._name(position - 2)
                 if name is None:
                     return
-                done = self._reply_name(session, name, position, token)
+                try:
+                    done = self._reply_name(session, name, position, token)
+                except StoreError:
+                    if sent:
+                        return  # the kernel asks for the rest, and meets it then
+                    raise
             if not done:
                 return
             position += 1

@@ -19,8 +19,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 
-from fsd.adopt import HIDDEN, read_xattrs
+from fsd.adopt import OWN_NAMES, read_xattrs
 from fsd.nodes import Node
 from fsd.session import Session
 from store.errors import NotSeeded
@@ -53,6 +54,9 @@ class ExternalChanges:
         self._ended_ns = ended_ns
         self._in_order = in_order
         self._report = report
+        self._wait_for_room: Callable[[], Awaitable[None]] = session.wait_for_room
+        self._logging: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Around what appends to the log."""
         self._seen = 0
         self._compared: set[NodeId] = set()
         self._went: list[tuple[Node, bytes, NodeId]] = []
@@ -74,26 +78,33 @@ class ExternalChanges:
             waiting += await self._directory(directory)
             directory.uses -= 1
             session.nodes.drop_if_unused(directory)
+        await self._log_names()
+        await self._settle()
+
+    async def _log_names(self) -> None:
+        """Names that went, then names that came."""
         for directory, name, node in self._went:
             await self._gone(directory.id, name, node)
         if self._came:
-            await session.wait_indexed(session.intake.lsn)
+            await self._session.wait_indexed(self._session.intake.lsn)
         for directory, name in self._came:  # grows while it is gone through
             await self._count()
-            self._new(directory, name)
-        await self._settle()
+            with self._logging():
+                self._new(directory, name)
 
     async def _settle(self) -> None:
         """Say which listings are complete, and what the mtimes of directories really are: the ops
         about names that went or came claim to have set them."""
         for directory in self._new_directories:
-            await self._session.wait_for_room()
-            self._session.adopter.mark_dir_seeded(directory)
+            await self._wait_for_room()
+            with self._logging():
+                self._session.adopter.mark_dir_seeded(directory)
         held = [*self._new_directories, *(directory for directory, _, _ in self._went)]
         held += [directory for directory, _ in self._came]
         for directory in {directory.id: directory for directory in held}.values():
-            await self._session.wait_for_room()
-            self._log_mtime(directory)
+            await self._wait_for_room()
+            with self._logging():
+                self._log_mtime(directory)
         for directory in held:
             directory.uses -= 1
             self._session.nodes.drop_if_unused(directory)
@@ -107,7 +118,7 @@ class ExternalChanges:
         finally:
             os.close(fd)
         if directory.id == ROOT:
-            present.discard(HIDDEN)
+            present -= OWN_NAMES
         known, complete = self._known(directory, present)
         below = []
         for name in sorted(known.keys() - present):
@@ -116,7 +127,8 @@ class ExternalChanges:
         for name in sorted(present):
             await self._count()
             if name in known:
-                node = self._kept(directory, name, known[name])
+                with self._logging():
+                    node = self._kept(directory, name, known[name])
                 if node is not None:
                     below.append(node)
             elif complete:
@@ -132,7 +144,7 @@ class ExternalChanges:
         self._came.append((directory, name))
 
     async def _count(self) -> None:
-        await self._session.wait_for_room()
+        await self._wait_for_room()
         self._seen += 1
         if self._seen % REPORT_EVERY == 0:
             await self._report(self._seen)
@@ -161,11 +173,12 @@ class ExternalChanges:
             order.append(waiting.pop())
             waiting += self._inside(order[-1][2])
         for parent, gone, child in reversed(order):
-            await self._session.wait_for_room()
+            await self._wait_for_room()
             is_dir = stat.S_ISDIR(self._view.state(child).mode)
             flags = int(Flag.EXTERNAL) | (int(Flag.DIRECTORY) if is_dir else 0)
-            self._log(Kind.UNLINK, child, parent, gone, flags)
-            self._session.names.set(parent, gone, 0, self._session.intake.lsn)
+            with self._logging():
+                self._log(Kind.UNLINK, child, parent, gone, flags)
+                self._session.names.set(parent, gone, 0, self._session.intake.lsn)
 
     def _inside(self, node: NodeId) -> list[tuple[NodeId, bytes, NodeId]]:
         """The entries of what may be a directory, as far as the journal knows them."""
@@ -216,6 +229,10 @@ class ExternalChanges:
             self._inodes[status.st_ino] = node_id
         node = session.adopter.resolve(directory, name)
         assert node is not None
+        if node.id != node_id:
+            self._departed(directory, name, node_id)
+            self._arrived(directory, name)
+            return None
         self._compare(node, state, status)
         if node.is_dir:
             node.uses += 1  # until it has been looked into: nobody else needs it yet

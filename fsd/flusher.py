@@ -50,6 +50,13 @@ class Flusher:
         """Is it cheapest for everybody to flush right here?"""
         return not self._running and self._average_s < INLINE_LIMIT_S and not self.others_wait()
 
+    async def idle(self) -> None:
+        """Return when no flush is under way."""
+        while self._running:
+            async with self._rounds:
+                if self._running:
+                    await self._rounds.wait()
+
     async def _flush(self) -> None:
         self._running = True
         try:

@@ -16,8 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
-from store.durable import NO_SPACE
-from store.errors import StoreError, StoreFull
+from store.errors import StoreError, StoreFull, TemporaryStoreError
 from timetravel.errors import TimetravelError
 
 log = logging.getLogger(__name__)
@@ -32,6 +31,8 @@ def fuse_error(error: BaseException) -> pyfuse3.FUSEError:
         return error
     if isinstance(error, StoreFull):
         return pyfuse3.FUSEError(errno.ENOSPC)
+    if isinstance(error, TemporaryStoreError):
+        return pyfuse3.FUSEError(errno.EIO)
     if isinstance(error, OSError) and error.errno:
         return pyfuse3.FUSEError(error.errno)
     if isinstance(error, TimetravelError):
@@ -44,22 +45,17 @@ def fuse_error(error: BaseException) -> pyfuse3.FUSEError:
     return pyfuse3.FUSEError(errno.EIO)
 
 
-def is_no_space(error: BaseException) -> bool:
-    """Did a call say that the backing disk, or somebody's quota there, is full?"""
-    return isinstance(error, OSError) and error.errno in NO_SPACE
-
-
 def guarded(
     handler: Callable[P, Coroutine[Any, Any, R]],
 ) -> Callable[P, Coroutine[Any, Any, R]]:
-    """A method of a class with a `space` that raises nothing but FUSEError (and Cancelled).
+    """A method of a class with a `chance` that raises nothing but FUSEError (and Cancelled).
 
-    When the backing disk is full it is tried again, once, if removed files have let go of some.
+    It is tried again, once, when `SecondChance` says so.
     """
 
     async def again(error: Exception, args: Any, options: Any) -> Any:
         try:
-            if is_no_space(error) and await args[0].space.may_have_come():
+            if await args[0].chance.is_worth_it(error):
                 return await handler(*args, **options)
         except (pyfuse3.FUSEError, trio.Cancelled):
             raise

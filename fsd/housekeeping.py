@@ -15,6 +15,7 @@ import time
 
 import trio
 
+from fsd.gap import GapKeeper
 from fsd.nodes import Node
 from fsd.session import Session, boot_id
 from store.errors import StoreError
@@ -28,6 +29,9 @@ FLUSH_S = 1.0
 """After so long at most a write is safe from a power cut without any fsync."""
 CHECKPOINT_S = 30.0
 TIMES_SLICE = 64
+STILL_S = 60.0
+"""Writers wait so long for an indexer that gets no further; then it counts as stuck for good."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -37,6 +41,8 @@ class Housekeeper:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._no_space = False
+        self._progress = (0, 0.0)
+        """How far the index was, and since when."""
         self._boot = json.dumps({"boot": boot_id()}).encode()
 
     async def run(self) -> None:
@@ -46,6 +52,7 @@ class Housekeeper:
             nursery.start_soon(self._flush)
             nursery.start_soon(self._keep_room)
             nursery.start_soon(self._checkpoints)
+            nursery.start_soon(GapKeeper(self._session, self._put_tree_on_disk).run)
 
     async def _publish(self) -> None:
         session = self._session
@@ -62,11 +69,12 @@ class Housekeeper:
             await trio.sleep(FLUSH_S)
             await self.apply_times()
             session.adopter.purge()
-            if session.intake.durable_lsn < session.intake.lsn:
+            late = session.intake.durable_lsn < session.intake.lsn
+            if late and not session.protection.is_suspended():
                 try:
                     await session.flusher.durable(session.intake.lsn)
-                except (OSError, StoreError) as error:
-                    log.error("the intake log can't be made durable: %s", error)
+                except StoreError as error:
+                    session.protection.suspend(error)
 
     async def apply_times(self) -> None:
         """Write the deferred mtimes of all nodes to the backing tree."""
@@ -111,8 +119,19 @@ class Housekeeper:
             log.error("the backing tree can't be synced: %s", error)
             return
         if session.intake.has_room():
-            session.intake.append(Kind.CHECKPOINT, 0, upto, self._boot)
+            try:
+                session.intake.append(Kind.CHECKPOINT, 0, upto, self._boot)
+            except StoreError as error:
+                session.protection.suspend(error)
+                return
         session.checkpointed = Lsn(max(session.checkpointed, upto))
+
+    async def _put_tree_on_disk(self) -> None:
+        """What was logged so far is in the backing tree, on disk. OSError."""
+        await self.apply_times()
+        self._session.publish()
+        await trio.to_thread.run_sync(syncfs, self._session.root_fd)
+        self._session.checkpointed = self._session.intake.lsn
 
     async def _keep_room(self) -> None:
         """Have a ring file ready to go on in; wake those who wait for room."""
@@ -132,7 +151,10 @@ class Housekeeper:
     def _note_fullness(self) -> None:
         """Writers wait for a slow indexer, but not for a person to make space."""
         session = self._session
-        stuck = bool(session.page.indexer_trouble) or self._no_space
+        if session.protection.is_suspended():
+            session.full = False
+            return
+        stuck = bool(session.page.indexer_trouble) or self._no_space or self._stands_still()
         full = session.intake.needs_next and not session.intake.has_room() and stuck
         if full != session.full:
             log.log(
@@ -142,6 +164,13 @@ class Housekeeper:
                 else "there is room in the store again: writes go on",
             )
         session.full = full
+
+    def _stands_still(self) -> bool:
+        """Has an indexer that there is work for got no further for long?"""
+        indexed, now = self._session.page.indexed_lsn, time.monotonic()
+        if indexed != self._progress[0] or self._session.intake.has_room():
+            self._progress = indexed, now
+        return now - self._progress[1] > STILL_S
 
     async def _prepare_next(self) -> None:
         session = self._session

@@ -30,6 +30,9 @@ class Names:
         self._names: dict[tuple[int, bytes], tuple[int, int]] = {}
         self._inodes: dict[int, tuple[NodeId, int]] = {}
         self._order: deque[tuple[int, tuple[int, bytes] | int]] = deque()
+        self.pinned = False
+        """Keep what is `set` from now on, since it is not on its way to the index."""
+        self._unlogged: set[tuple[int, bytes]] = set()
         self._last_node = int(self._snapshot.max_node())
         self.last_inherited = self._last_node
         """Nodes up to here are known from earlier sessions."""
@@ -50,8 +53,25 @@ class Names:
     def set(self, directory: NodeId, name: bytes, node: int, lsn: Lsn) -> None:
         """From op `lsn` on the name stands for `node` (0: for nothing)."""
         key = (directory, name)
+        if self.pinned:
+            self._names[key] = (node, NOW)
+            self._unlogged.add(key)
+            return
         self._names[key] = (node, lsn)
         self._order.append((lsn, key))
+
+    @property
+    def unlogged(self) -> int:
+        """How many names are kept because they are not on their way to the index."""
+        return len(self._unlogged)
+
+    def unpin(self, lsn: Lsn) -> None:
+        """The log has got all of them, up to op `lsn`."""
+        self.pinned = False
+        for key in self._unlogged:
+            self._names[key] = (self._names[key][0], lsn)
+            self._order.append((lsn, key))
+        self._unlogged.clear()
 
     def set_inode(self, inode: int, node: NodeId, lsn: Lsn) -> None:
         """The adopted `node` has several links and this backing inode."""
@@ -76,6 +96,10 @@ class Names:
         """
         if (directory, name) in self._names:
             return False
+        return self.index_lacks(directory, name)
+
+    def index_lacks(self, directory: NodeId, name: bytes) -> bool:
+        """Does the index know neither the name nor that there was nothing under it?"""
         self._follow()
         try:
             self._snapshot.child(directory, name, NOW)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from store.types import ROOT, NodeId
 
@@ -80,6 +80,8 @@ class NodeTable:
         """NodeIds of nodes that have lost the name they were reached by, and are held."""
         self.released = 0
         """How many of them were let go so far."""
+        self.pinned: Collection[int] = ()
+        """NodeIds of nodes that stay in memory, used or not, unless they have lost their name."""
 
     # --- the tree in memory ---------------------------------------------------------------
 
@@ -142,6 +144,7 @@ class NodeTable:
             and not here.uses
             and not here.children
             and here is not self.root
+            and not (here.linked and here.id in self.pinned)
             and (not here.touched_ns or self._has_no_name(here))
         ):
             here.touched_ns = 0

@@ -14,12 +14,13 @@ import os
 import pyfuse3
 
 from fsd.capture import Handle
-from fsd.guard import fuse_error, guarded, is_no_space
+from fsd.guard import fuse_error, guarded
 from fsd.metadata import Metadata
 from fsd.nodes import Node
+from fsd.second_chance import SecondChance
 from fsd.session import Session
 from fsd.snapshots import Snapshots
-from fsd.space import Space
+from store.errors import StoreError
 from store.format import Flag, Kind
 from store.types import NO_LSN
 
@@ -32,10 +33,10 @@ class OpenFiles:
         session: Session,
         metadata: Metadata,
         snapshots: Snapshots,
-        space: Space,
+        chance: SecondChance,
         coalesced: bool,
     ) -> None:
-        self.space = space
+        self.chance = chance
         self._session = session
         self._metadata = metadata
         self._snapshots = snapshots
@@ -115,21 +116,25 @@ class OpenFiles:
                 self._metadata.drop_privileges(node, handle.uid, handle.actor)
             written = self._capture.write(handle, offset, data)
             if handle.synchronous:
-                await self._session.flusher.durable(self._intake.lsn)
+                await self._session.durable(fh, self._intake.lsn)
             return written
         except Exception as error:  # noqa: BLE001  (see guard; inlined on the hot path)
-            if is_no_space(error) and await self.space.may_have_come():
+            if await self.chance.is_worth_it(error):
                 return await self._write_again(fh, offset, data)
             raise fuse_error(error) from None
 
     @guarded
     async def _write_again(self, fh: int, offset: int, data: bytes) -> int:
-        """The backing disk was full at first; what must come before a write was done then."""
+        """As `write`, for one that failed at first."""
         handle = self._handles[fh]
         await self._session.wait_for_room_or_refuse()
+        if handle.node.unseeded is not None:
+            await self._seeder.before_write(handle.node, offset, offset + len(data))
+            await self._session.wait_for_room_or_refuse()
+        self._metadata.drop_privileges(handle.node, handle.uid, handle.actor)
         written = self._capture.write(handle, offset, data)
         if handle.synchronous:
-            await self._session.flusher.durable(self._intake.lsn, handle.actor)
+            await self._session.durable(fh, self._intake.lsn)
         return written
 
     @guarded
@@ -144,6 +149,8 @@ class OpenFiles:
             if handle.wrote:
                 await self._session.wait_for_room_or_refuse(little=True)
                 self._intake.append(Kind.CLOSE, handle.node.id, actor=handle.actor)
+        except StoreError as error:
+            await self.chance.is_worth_it(error)  # nobody is told whether a release succeeds
         finally:
             handle.node.uses -= 1
             self._nodes.drop_if_unused(handle.node)
@@ -159,4 +166,4 @@ class OpenFiles:
         lsn = self._intake.append(Kind.FSYNC, handle.node.id, flags=flags, actor=handle.actor)
         if self._synced_too:
             await self._session.sync_backing(handle.fd)
-        await self._session.flusher.durable(lsn)
+        await self._session.durable(handle.fd, lsn)

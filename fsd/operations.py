@@ -18,7 +18,7 @@ from typing import Any
 import pyfuse3
 from pyfuse3 import FUSEError
 
-from fsd.adopt import HIDDEN
+from fsd.adopt import OWN_NAMES
 from fsd.attributes import entry_of, no_entry, statfs_of
 from fsd.directory import OpenDirectory
 from fsd.guard import guarded
@@ -26,9 +26,9 @@ from fsd.handshake import HANDSHAKE_NODE, Handshake
 from fsd.metadata import CAPABILITY, Metadata
 from fsd.nodes import Node
 from fsd.open_files import OpenFiles
+from fsd.second_chance import SecondChance
 from fsd.session import Session
 from fsd.snapshots import FIRST_PAST_INODE, SNAPSHOTS, Snapshots
-from fsd.space import Space
 from store.ops import RENAME_EXCHANGE, RENAME_NOREPLACE, Created
 from store.types import ROOT, Lsn
 
@@ -58,9 +58,9 @@ class Operations(pyfuse3.Operations):
         self._adopter = session.adopter
         self._seeder = session.seeder
         self._metadata = Metadata(session)
-        self.space = Space(session.nodes, handshake.readiness)
+        self.chance = SecondChance(session.nodes, handshake.readiness, session.protection)
         self._files = OpenFiles(
-            session, self._metadata, snapshots, self.space, self.enable_writeback_cache
+            session, self._metadata, snapshots, self.chance, self.enable_writeback_cache
         )
         self._directories: dict[int, OpenDirectory] = {}
 
@@ -150,7 +150,7 @@ class Operations(pyfuse3.Operations):
         """The directory for a new name, which must be allowed there."""
         if inode >= FIRST_PAST_INODE:
             raise FUSEError(errno.EROFS)
-        if name == SNAPSHOTS or (inode == ROOT and name == HIDDEN):
+        if name == SNAPSHOTS or (inode == ROOT and name in OWN_NAMES):
             raise FUSEError(errno.EPERM)
         if len(name) > MAX_NAME_BYTES:
             raise FUSEError(errno.ENAMETOOLONG)
@@ -462,4 +462,7 @@ class Operations(pyfuse3.Operations):
     @guarded
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """fsync(2) of a directory: names are in the same log."""
-        await self._session.flusher.durable(self._intake.lsn)
+        if fh not in self._directories:
+            return
+        await self._session.wait_for_room_or_refuse(little=True)
+        await self._session.durable(fh, self._intake.lsn)

@@ -1,9 +1,10 @@
-"""When the backing disk is full: has removing files just made room that is not back yet?
+"""A request failed for want of space or of a store: is it worth another try?
 
-Duty: the backing file of a removed node is held (O_PATH) until the kernel forgets the node, and the
-kernel may hand over the next change before that FORGET. Someone who removes a large file and goes
-on writing at once must not be told that there is no space. So, before a request gets that answer,
-the kernel's words that are under way are heard first. Loop's thread.
+Duty: say so, once for each request. When the backing disk is full, the file of a removed node is
+held (O_PATH) until the kernel forgets the node, and the kernel may hand over the next change before
+that FORGET: someone who removes a large file and goes on writing at once must not be told that
+there is no space. So the kernel's words that are under way are heard first. When the store is full
+or fails, it is for `fsd/protection.py` to decide. Loop's thread.
 """
 
 from __future__ import annotations
@@ -11,20 +12,32 @@ from __future__ import annotations
 import trio
 
 from fsd.nodes import NodeTable
+from fsd.protection import Protection
 from fsd.readiness import Readiness
+from store.durable import NO_SPACE
+from store.errors import StoreFault, StoreFull
 
 MAX_ROUNDS = 1000
 """So many times others are let run, at the most: while requests keep coming, they never end."""
 
 
-class Space:
-    """The backing disk's space that removed nodes still hold."""
+class SecondChance:
+    """What can be done about a request that failed."""
 
-    def __init__(self, nodes: NodeTable, readiness: Readiness) -> None:
+    def __init__(self, nodes: NodeTable, readiness: Readiness, protection: Protection) -> None:
         self._nodes = nodes
         self._readiness = readiness
+        self._protection = protection
 
-    async def may_have_come(self) -> bool:
+    async def is_worth_it(self, error: Exception) -> bool:
+        """Has something changed, so that the request may succeed now?"""
+        if isinstance(error, StoreFull | StoreFault):
+            return self._protection.suspend_for(error)
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return await self._space_came()
+        return False
+
+    async def _space_came(self) -> bool:
         """Take in what the kernel has to say; did a removed file let go of its space meanwhile?"""
         before = self._nodes.released
         for _ in range(MAX_ROUNDS):

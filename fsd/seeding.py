@@ -24,6 +24,7 @@ import trio
 from fsd.adopt import HIDDEN, Adopter, Unseeded
 from fsd.names import Names
 from fsd.nodes import Node, NodeTable
+from store.errors import NotLogging
 from store.format import CHUNK_BYTES, Flag, Kind
 from store.intake import Intake
 from store.journal import NotSeeded
@@ -58,13 +59,13 @@ class Seeder:
         nodes: NodeTable,
         names: Names,
         adopter: Adopter,
-        wait_for_room: Callable[[], Awaitable[None]],
+        wait_for_log: Callable[[], Awaitable[None]],
     ) -> None:
         self._intake = intake
         self._nodes = nodes
         self._names = names
         self._adopter = adopter
-        self._wait_for_room = wait_for_room
+        self._wait_for_log = wait_for_log
         self._hidden_fd = -1
         self._kept: dict[int, Node] = {}
         self.rate_bytes_s = 0
@@ -123,7 +124,7 @@ class Seeder:
         try:
             for region in range(first, min(stop, state.regions)):
                 if region not in state.done:
-                    await self._wait_for_room()
+                    await self._wait_for_log()
                     if region not in state.done:
                         self._log_chunk(node.id, state, region, fd)
                         if stop - first > 1:
@@ -131,7 +132,7 @@ class Seeder:
         finally:
             os.close(fd)
 
-    # --- before changes -----------------------------------------------------------------------
+    # --- before changes (none of this while changes are not logged: they are found later)
 
     async def before_write(self, node: Node, start: int, stop: int) -> None:
         """Log the chunks that a write to [start, stop) would change.
@@ -140,14 +141,16 @@ class Seeder:
         """
         state = node.unseeded
         if isinstance(state, Unseeded) and start < state.regions * CHUNK_BYTES:
-            await self.seed_regions(node, start // CHUNK_BYTES, -(-stop // CHUNK_BYTES))
+            with contextlib.suppress(NotLogging):
+                await self.seed_regions(node, start // CHUNK_BYTES, -(-stop // CHUNK_BYTES))
 
     async def before_truncate(self, node: Node, size: int) -> None:
         """Log the chunks that a truncate to `size` would cut, or the partial one it extends."""
         state = node.unseeded
         if isinstance(state, Unseeded):
             first = min(size // CHUNK_BYTES, state.regions - 1)
-            await self.seed_regions(node, first, state.regions)
+            with contextlib.suppress(NotLogging):
+                await self.seed_regions(node, first, state.regions)
 
     async def before_destroy(self, node: Node) -> tuple[int, bytes] | None:
         """See to it that a file's last name can go.
@@ -160,9 +163,12 @@ class Seeder:
             return None
         if self._nodes.stat(node).st_nlink > 1:
             return None
-        left = state.regions - len(state.done)
-        if left <= INLINE_CHUNKS:
-            await self.seed_regions(node, 0, state.regions)
+        try:
+            await self._wait_for_log()
+            if state.regions - len(state.done) <= INLINE_CHUNKS:
+                await self.seed_regions(node, 0, state.regions)
+                return None
+        except NotLogging:
             return None
         return self._hidden(), b"%d" % node.id
 
@@ -216,7 +222,7 @@ class Seeder:
         directory = self._find(NodeId(missing.node))
         try:
             if missing.name is not None:
-                await self._wait_for_room()
+                await self._wait_for_log()
                 child = self._adopter.resolve(directory, missing.name)
                 if child is not None:
                     self._nodes.drop_if_unused(child)
@@ -266,7 +272,7 @@ class Seeder:
             return
         async for _ in self._names_on_disk(directory):
             pass
-        await self._wait_for_room()
+        await self._wait_for_log()
         self._adopter.mark_dir_seeded(directory)
 
     async def _names_on_disk(self, directory: Node) -> AsyncIterator[Node]:
@@ -276,7 +282,7 @@ class Seeder:
             started = time.monotonic()
             with os.scandir(fd) as entries:
                 for entry in entries:
-                    await self._wait_for_room()
+                    await self._wait_for_log()
                     child = self._adopter.resolve(directory, os.fsencode(entry.name))
                     if child is not None:
                         yield child
@@ -310,7 +316,7 @@ class Seeder:
             self._counted_links.clear()
             await self._walk(self._seed_files)
         await self._seed_kept()
-        await self._wait_for_room()
+        await self._wait_for_log()
         if not self._adopter.all_seeded:
             self._intake.append(Kind.SEEDED, 0)
             self._adopter.all_seeded = True
@@ -354,7 +360,7 @@ class Seeder:
 
     async def _adopt_directory(self, directory: Node) -> list[NodeId]:
         below = [child.id async for child in self._names_on_disk(directory) if child.is_dir]
-        await self._wait_for_room()
+        await self._wait_for_log()
         if not self._names.dir_complete(directory.id):
             self._adopter.mark_dir_seeded(directory)
         return below
@@ -367,7 +373,7 @@ class Seeder:
                 below.append(child.id)
             elif child.id <= self._names.last_inherited:
                 self._count_left(child)
-        await self._wait_for_room()
+        await self._wait_for_log()
         if not self._names.dir_complete(directory.id):
             self._adopter.mark_dir_seeded(directory)
         return below

@@ -17,14 +17,17 @@ from fsd.capture import Capture
 from fsd.flusher import Flusher
 from fsd.names import Names
 from fsd.nodes import NodeTable
+from fsd.protection import Protection
 from fsd.seeding import Seeder
 from fsd.supervisor import Supervisor
-from store.errors import StoreFull
+from store.errors import NotLogging, StoreFull
 from store.intake import Intake
 from store.journal import Journal
 from store.statepage import StatePage
 from store.types import Lsn
 from store.volume import Store
+
+ROOM_LOOK_S = 0.01
 
 
 def boot_id() -> str:
@@ -56,9 +59,9 @@ class Session:
         self.actors = Actors(intake)
         self.flusher = Flusher(intake)
         self.adopter = Adopter(intake, self.nodes, self.names)
-        self.seeder = Seeder(
-            intake, self.nodes, self.names, self.adopter, self.wait_for_room_or_refuse
-        )
+        self.seeder = Seeder(intake, self.nodes, self.names, self.adopter, self.wait_for_log)
+        self.protection = Protection(intake, store.config.protect)
+        self.capture.abort_lost = self.protection.give_up
         self.checkpointed = Lsn(0)
         self.serving = False
         """Do applications reach the tree through us?"""
@@ -67,6 +70,10 @@ class Session:
         self.worst_loop_delay_ns = 0
         self.room_wanted = trio.Event()
         self.room = trio.Condition()
+
+    def has_room(self) -> bool:
+        """May a request that was admitted append more, or change more without logging it?"""
+        return self.intake.has_room() or self.protection.state == "unlogged"
 
     async def wait_for_room(self) -> None:
         """Return when a request may append to the log (back-pressure: the ring may be full)."""
@@ -82,7 +89,15 @@ class Session:
         `little`: for requests that change no content. They go on in what is left of the log.
         """
         while not self.intake.has_room():
+            if self.protection.is_suspended():
+                await self.protection.admit()
+                if self.protection.is_suspended():
+                    return
+                continue
             if self.full:
+                if self.protection.policy == "availability":
+                    self.protection.suspend(StoreFull("the store's disk is full"))
+                    continue
                 if little and self.intake.has_little_room():
                     return
                 raise StoreFull("the store's disk is full, and so is the intake log")
@@ -91,9 +106,31 @@ class Session:
                 if not self.intake.has_room() and not self.full:
                     await self.room.wait()
 
+    async def wait_for_log(self) -> None:
+        """As `wait_for_room_or_refuse`, for what makes sense only if it is logged.
+
+        NotLogging while changes go on without being logged.
+        """
+        await self.wait_for_room_or_refuse()
+        if self.protection.is_suspended():
+            raise NotLogging("changes are not being logged at the moment")
+
+    async def wait_for_real_room(self) -> None:
+        """As `wait_for_room`, for what brings the log up to date while the others wait."""
+        while not self.protection.has_real_room():
+            self.room_wanted.set()
+            await trio.sleep(ROOM_LOOK_S)
+
     async def sync_backing(self, fd: int) -> None:
         """fsync the backing file too, for volumes with `fsync = "both"`."""
         await trio.to_thread.run_sync(os.fsync, fd)
+
+    async def durable(self, fd: int, lsn: Lsn) -> None:
+        """Return when every op up to `lsn` is on disk, or, when none is logged, the file `fd`."""
+        if not self.protection.is_suspended():
+            await self.flusher.durable(lsn)
+        else:
+            await self.sync_backing(fd)
 
     async def wait_indexed(self, lsn: Lsn) -> None:
         """Return when the journal holds every op up to `lsn`."""
@@ -102,6 +139,7 @@ class Session:
     def publish(self) -> None:
         """Tell the indexer how far it may go: between requests every op is applied or aborted."""
         self.page.appended_lsn = self.intake.lsn
-        self.page.applied_lsn = self.intake.lsn
+        unaborted = self.protection.unaborted
+        self.page.applied_lsn = unaborted - 1 if unaborted else self.intake.lsn
         if self.serving:
             self.page.alive_ns = time.time_ns()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -46,7 +47,7 @@ def status_of(session: Session, meter: Meter) -> dict[str, Any]:
     with session.journal.snapshot() as snapshot:
         stats = snapshot.stats()
         last = snapshot.last()
-    space = os.statvfs(store.root)
+    space = _space(store.root)
     journal_bytes = stats["segment_bytes"] + stats["index_bytes"]
     lag_ns = intake.time_ns - last.time_ns if last is not None else 0
     return {
@@ -69,9 +70,10 @@ def status_of(session: Session, meter: Meter) -> dict[str, Any]:
         "lag_s": max(lag_ns, 0) / 1e9 if page.indexed_lsn < intake.lsn else 0.0,
         "ops_per_s": meter.ops_per_s,
         "space": {
-            "store_free_bytes": space.f_bavail * space.f_frsize,
-            "store_total_bytes": space.f_blocks * space.f_frsize,
+            "store_free_bytes": space.f_bavail * space.f_frsize if space else 0,
+            "store_total_bytes": space.f_blocks * space.f_frsize if space else 0,
         },
+        "protection": session.protection.describe(),
         "history": {
             "oldest_ns": stats["first_time_ns"],
             "newest_ns": int(intake.time_ns),
@@ -79,6 +81,14 @@ def status_of(session: Session, meter: Meter) -> dict[str, Any]:
         "worst_loop_delay_ms": session.worst_loop_delay_ns / 1e6,
         "alarms": alarms_of(session, space),
     }
+
+
+def _space(root: Path) -> os.statvfs_result | None:
+    """None when the store is gone."""
+    try:
+        return os.statvfs(root)
+    except OSError:
+        return None
 
 
 def seeding_of(session: Session) -> dict[str, Any]:
@@ -95,9 +105,9 @@ def seeding_of(session: Session) -> dict[str, Any]:
     }
 
 
-def alarms_of(session: Session, space: os.statvfs_result) -> list[str]:
+def alarms_of(session: Session, space: os.statvfs_result | None) -> list[str]:
     """What a person should look at."""
-    alarms = []
+    alarms = _alarms_of_protection(session)
     page = session.page
     silent_s = (time.time_ns() - page.indexer_beat_ns) / 1e9
     if not session.supervisor.pid:
@@ -108,8 +118,20 @@ def alarms_of(session: Session, space: os.statvfs_result) -> list[str]:
         alarms.append(f"the indexer can't write the journal: {os.strerror(page.indexer_trouble)}")
     if session.full:
         alarms.append("the store's disk is full: writes are refused until there is space")
-    if space.f_bavail < space.f_blocks * LOW_SPACE:
+    if space is None:
+        alarms.append("the store is not there")
+    elif space.f_bavail < space.f_blocks * LOW_SPACE:
         alarms.append("the store's file system is nearly full")
     if session.seeder.unreadable:
         alarms.append(f"{session.seeder.unreadable} files could not be read for the backup")
     return alarms
+
+
+def _alarms_of_protection(session: Session) -> list[str]:
+    protection = session.protection
+    if not protection.is_suspended():
+        return []
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(protection.since_ns // 10**9))
+    if protection.state == "refusing":
+        return [f"changes are refused since {since}: {protection.cause}"]
+    return [f"changes are NOT LOGGED since {since}: {protection.cause}"]

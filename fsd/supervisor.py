@@ -149,14 +149,18 @@ class Supervisor:
         except (BlockingIOError, BrokenPipeError):
             pass  # it has pokes enough, or is about to be started again
 
+    def hurry(self) -> None:
+        """As `poke`; and if it has ended, start it without a long pause."""
+        self.poke()
+        self._hurry.set()
+
     async def wait_indexed(self, lsn: Lsn, publish: Callable[[], None]) -> None:
         """Return when the journal holds every op up to `lsn`; `publish` frees ops for indexing."""
         waited = 0
         while self._page.indexed_lsn < lsn:
             if waited % 50 == 0:
                 publish()
-                self.poke()
-                self._hurry.set()
+                self.hurry()
             await trio.sleep(_POLL_S)
             waited += 1
 

@@ -79,14 +79,14 @@ def test_a_kill_while_the_indexer_hangs_loses_nothing(victim: Victim) -> None:
 
 @pytest.fixture
 def cramped(tmp_path: Path) -> Iterator[Victim]:
-    """A mounted volume whose store is on a disk with little more room than for the log."""
+    """A mounted volume, strict, whose store is on a disk with little more room than for the log."""
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a small disk")
     disk = tmp_path / "store"
     disk.mkdir()
     options = ["-t", "tmpfs", "-o", f"size={34 << 20}"]
     subprocess.run(["mount", *options, "tmpfs", str(disk)], check=True)
-    made = Victim(tmp_path, ring_files=3)
+    made = Victim(tmp_path, ring_files=3, protect="strict")
     try:
         (made.backing / "old").write_text("there before")
         made.mount()

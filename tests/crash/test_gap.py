@@ -1,0 +1,184 @@
+"""The store is full, and applications go on: what went unlogged is found, and the gap is told."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from store.journal import Journal
+from store.types import Lsn
+from store.verify import verify
+from tests.crash import copies
+from tests.crash.victim import Victim
+from timetravel.view import View
+
+pytestmark = pytest.mark.skipif(
+    not os.access("/dev/fuse", os.R_OK | os.W_OK) or os.geteuid() != 0,
+    reason="needs /dev/fuse, and root to mount a small disk",
+)
+
+SMALL, LARGE = 34 << 20, 300 << 20
+
+
+def furnish(tree: Path) -> None:
+    """What was there before."""
+    (tree / "old").write_bytes(random.Random(3).randbytes(3 << 20))
+    for name in ("kept", "emptied", "dir/inner", "dir/deep/leaf", "gone/a", "gone/sub/b", "swap1"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(f"{name}\n" * 100)
+    (tree / "swap2").write_text("other")
+
+
+@pytest.fixture
+def cramped(tmp_path: Path) -> Iterator[Victim]:
+    """A mounted volume, fully seeded, whose store has little more room than for the log."""
+    disk = tmp_path / "store"
+    disk.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={SMALL}"]
+    subprocess.run(["mount", *options, "tmpfs", str(disk)], check=True)
+    made = Victim(tmp_path, ring_files=3)
+    try:
+        furnish(made.backing)
+        made.mount()
+        while not made.call("status")["seeding"]["complete"]:
+            pass
+        yield made
+    finally:
+        made.close()
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def protection(victim: Victim) -> str:
+    return str(victim.call("status")["protection"]["state"])
+
+
+def make_space(victim: Victim, size: int = LARGE) -> None:
+    options = f"remount,size={size}"
+    subprocess.run(["mount", "-o", options, str(victim.store.root)], check=True)
+
+
+def into_the_gap(victim: Victim) -> None:
+    """Write until nothing more can be logged; every write succeeds."""
+    noise = random.Random(1)
+    number = 0
+    while protection(victim) == "logged":
+        (victim.tree / f"f{number % 40}").write_bytes(noise.randbytes(1 << 20))
+        number += 1
+
+
+def change_everything(tree: Path) -> None:
+    """One of each kind of change, while nothing is logged."""
+    (tree / "kept").chmod(0o640)
+    os.setxattr(tree / "kept", "user.a", b"1")
+    with (tree / "old").open("r+b") as file:
+        file.seek(1_500_000)
+        file.write(b"in the gap")
+    times = (tree / "dir/inner").stat()
+    (tree / "dir/inner").write_text("INNER\n" * 117)
+    (tree / "dir/inner").write_text("dir/INNER\n"[:10] * 100)
+    os.utime(tree / "dir/inner", ns=(times.st_atime_ns, times.st_mtime_ns))
+    (tree / "emptied").write_text("")
+    (tree / "new").write_text("made in the gap")
+    (tree / "newdir/below").mkdir(parents=True)
+    (tree / "newdir/below/file").write_text("below")
+    os.link(tree / "new", tree / "newdir/linked")
+    os.symlink("nowhere", tree / "newdir/symlink")
+    os.mkfifo(tree / "newdir/fifo")
+    (tree / "dir").rename(tree / "newdir/moved")
+    (tree / "newdir/moved/deep/leaf").rename(tree / "leaf")
+    subprocess.run(["rm", "-r", str(tree / "gone")], check=True)
+    (tree / "temporary").write_text("replaces")
+    (tree / "temporary").rename(tree / "f0")
+    (tree / "f1").unlink()
+    (tree / "swap1").rename(tree / "swap")
+    (tree / "swap2").rename(tree / "swap1")
+    (tree / "swap").rename(tree / "swap2")
+
+
+def settle(victim: Victim) -> None:
+    """There is space again: wait until changes are logged again."""
+    make_space(victim)
+    while protection(victim) != "logged":
+        pass
+
+
+def check_newest(victim: Victim) -> None:
+    live = copies.of_tree(victim.tree)
+    newest = Lsn(victim.sync())
+    with Journal(victim.store) as journal:
+        view = copies.of_view(View(journal, newest, victim.demand))
+    assert copies.differences(view, live) == []
+
+
+def check_the_end(victim: Victim) -> None:
+    """After an unmount in order."""
+    victim.unmount()
+    with Journal(victim.store) as journal:
+        newest = copies.of_view(View(journal, journal.indexed_lsn))
+    assert copies.differences(newest, copies.of_tree(victim.backing)) == []
+    assert verify(victim.store).findings == []
+
+
+def test_what_changed_in_a_gap_is_found_and_the_gap_is_told(cramped: Victim) -> None:
+    into_the_gap(cramped)
+    status = cramped.call("status")
+    assert status["protection"]["state"] in ("entering", "unlogged")
+    assert any("NOT LOGGED" in alarm for alarm in status["alarms"])
+    before = Lsn(status["lsn"])
+    change_everything(cramped.tree)
+    with (cramped.tree / "kept").open("a") as file:
+        file.write("synced")
+        os.fsync(file.fileno())
+    settle(cramped)
+    assert cramped.call("status")["lsn"] > before
+    check_newest(cramped)
+    (cramped.tree / "new").write_text("after the gap")
+    (cramped.tree / "newdir/moved/deep").rename(cramped.tree / "deep")
+    check_newest(cramped)
+    with Journal(cramped.store) as journal:
+        (gap,) = journal.gaps()
+    assert gap.started_ns < gap.ended_ns
+    assert "full" in gap.reason
+    assert gap.lsn > before
+    check_the_end(cramped)
+
+
+def test_a_file_that_stays_open_through_a_gap_stays_the_same_file(cramped: Victim) -> None:
+    with (cramped.tree / "log").open("wb", buffering=0) as out:
+        out.write(b"before\n")
+        into_the_gap(cramped)
+        out.write(b"inside\n")
+        with (cramped.tree / "inside").open("wb", buffering=0) as born:
+            born.write(b"born in the gap\n")
+            inode = os.fstat(born.fileno()).st_ino
+            settle(cramped)
+            out.write(b"after\n")
+            born.write(b"and goes on\n")
+            os.fsync(born.fileno())
+        assert os.stat(cramped.tree / "inside").st_ino == inode
+    assert (cramped.tree / "log").read_bytes() == b"before\ninside\nafter\n"
+    check_newest(cramped)
+    check_the_end(cramped)
+
+
+def test_a_gap_that_the_daemon_does_not_survive_is_found_at_the_next_mount(cramped: Victim) -> None:
+    into_the_gap(cramped)
+    while protection(cramped) != "unlogged":
+        pass
+    change_everything(cramped.tree)
+    live = copies.of_tree(cramped.tree)
+    cramped.kill_daemon()
+    cramped.clear()
+    make_space(cramped)
+    cramped.mount()
+    assert copies.differences(copies.of_tree(cramped.tree), live, times=False) == []
+    check_newest(cramped)
+    with Journal(cramped.store) as journal:
+        (gap,) = journal.gaps()
+    assert gap.found
+    check_the_end(cramped)
