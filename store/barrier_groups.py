@@ -28,6 +28,8 @@ from store.barrier_state import (
     GroupState,
     MachineState,
     Place,
+    decode_group_state,
+    encode_group,
 )
 from store.format import key_lsn
 
@@ -137,7 +139,7 @@ class LiveGroup:
         self.files = {file.node: file for file in self.state.files}
         self.unfinished = {n: file for n, file in self.unfinished.items() if n in self.files}
         self.any_synced = any(file.synced for file in self.state.files)
-        return _encode(self.state)
+        return encode_group(self.state)
 
 
 class Groups:
@@ -199,7 +201,7 @@ class Groups:
         if group is None:
             row = self._rows.get_group(number)
             assert row is not None, number
-            group = self._groups[number] = LiveGroup(_decode(row, type=GroupState))
+            group = self._groups[number] = LiveGroup(decode_group_state(row))
             if not group.state.merged_into:
                 for file in group.files.values():
                     self.files[file.node] = (file, group)

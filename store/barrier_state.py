@@ -233,43 +233,68 @@ def decode_point(group: int, lsn: int, row: bytes) -> Point:
     return Point(Lsn(lsn), TimeNs(time_ns), LABELS[grade], Lsn(group), reason, "", Lsn(until))
 
 
-class _GroupRow(msgspec.Struct, array_like=True):
-    """The fields of `GroupState` that readers need, in its order; what is Raw is not decoded.
+# A group's row begins with what readers need, so that they can go through all groups of a volume
+# (as many as it has directories) without decoding what only inference knows.
 
-    Readers go through all groups of a volume, which can be as many as it has directories.
-    """
-
-    id: Lsn
-    first_lsn: Lsn
-    name: str
-    directories: tuple[NodeId, ...]
-    files: msgspec.Raw
-    members: tuple[tuple[NodeId, bytes], ...]
-    last_lsn: Lsn
-    last_ns: TimeNs
-    open_since: Lsn
-    point: msgspec.Raw
-    merged_into: Lsn
-    merged_at: Lsn
-    hot: tuple[int, ...] = ()
+_head = struct.Struct("<IQQQQQQ?HHH")
+"""Bytes of this part, first and last LSN, last time, open since, merged into and at, hot, counts
+of directories and members, bytes of the name."""
+_number = struct.Struct("<Q")
+_place = struct.Struct("<QH")
 
 
-_decode_group_row = msgspec.msgpack.Decoder(_GroupRow).decode
-
-
-def decode_group(row: bytes) -> Group:
-    """The readers' side of a group's row."""
-    state = _decode_group_row(row)
-    return Group(
-        state.id,
-        state.directories,
-        state.members,
+def encode_group(state: GroupState) -> bytes:
+    """The row of a group."""
+    parts = [_number.pack(directory) for directory in state.directories]
+    for directory, name in state.members:
+        parts += (_place.pack(directory, len(name)), name)
+    text = state.name.encode("utf-8", "surrogateescape")
+    tail = b"".join((*parts, text))
+    head = _head.pack(
+        _head.size + len(tail),
         state.first_lsn,
         state.last_lsn,
         state.last_ns,
         state.open_since,
         state.merged_into,
         state.merged_at,
-        state.name,
         bool(state.hot),
+        len(state.directories),
+        len(state.members),
+        len(text),
+    )
+    return head + tail + msgspec.msgpack.encode(state)
+
+
+def decode_group_state(row: bytes) -> GroupState:
+    """All of a group's row."""
+    (length,) = struct.unpack_from("<I", row)
+    return msgspec.msgpack.decode(memoryview(row)[length:], type=GroupState)
+
+
+def decode_group(number: int, row: bytes) -> Group:
+    """The readers' part of the row of group `number`. Any thread."""
+    _, first, last, time_ns, since, into, merged_at, hot, directories, members, length = (
+        _head.unpack_from(row)
+    )
+    at = _head.size
+    found = struct.unpack_from(f"<{directories}Q", row, at)
+    at += 8 * directories
+    places = []
+    for _ in range(members):
+        directory, size = _place.unpack_from(row, at)
+        at += _place.size + size
+        places.append((NodeId(directory), row[at - size : at]))
+    return Group(
+        Lsn(number),
+        tuple(map(NodeId, found)),
+        tuple(places),
+        Lsn(first),
+        Lsn(last),
+        TimeNs(time_ns),
+        Lsn(since),
+        Lsn(into),
+        Lsn(merged_at),
+        row[at : at + length].decode("utf-8", "surrogateescape"),
+        hot,
     )

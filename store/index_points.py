@@ -137,13 +137,13 @@ class PointReader:
 
     def groups(self) -> Iterator[Group]:
         """Every group, the oldest first."""
-        for _, row in _range(self._txn, self._tables.groups, b"", b""):
-            yield decode_group(row)
+        for key, row in _range(self._txn, self._tables.groups, b"", b""):
+            yield decode_group(int.from_bytes(key, "big"), row)
 
     def group(self, number: Lsn) -> Group | None:
         """One group."""
         row = self._txn.get(key_lsn(number), db=self._tables.groups)
-        return None if row is None else decode_group(row)
+        return None if row is None else decode_group(number, row)
 
 
 def _range(

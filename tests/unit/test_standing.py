@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from store.barrier_state import FileState, Group, GroupState, NewestPoint, decode_group
+from store.barrier_state import (
+    FileState,
+    Group,
+    GroupState,
+    NewestPoint,
+    decode_group,
+    decode_group_state,
+    encode_group,
+)
 from store.format import Kind
 from store.types import Lsn, NodeId, TimeNs
 from tests.unit.recorded_tree import RecordedTree
@@ -300,7 +307,8 @@ def test_a_group_reads_as_it_was_written() -> None:
         merged_at=22,
         hot=[9],
     )
-    assert decode_group(msgspec.msgpack.encode(state)) == Group(
+    assert decode_group_state(encode_group(state)) == state
+    assert decode_group(7, encode_group(state)) == Group(
         Lsn(7),
         (NodeId(3), NodeId(5)),
         ((NodeId(3), b"a"), (NodeId(5), b"\xff")),
