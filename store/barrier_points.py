@@ -126,6 +126,7 @@ class Points:
     def _settle(self, group: LiveGroup, reason: bytes) -> None:
         state = group.state
         group.settle()
+        self._groups.touch(group)
         self.put(group, state.last_lsn, state.last_ns, SYNC, reason)
         self._open.pop(state.id, None)
 
@@ -133,7 +134,9 @@ class Points:
         """Whoever had files open has lost them."""
         self.check_ns = 0
         for number in self._open:
-            self._groups.get(number).settle()
+            group = self._groups.get(number)
+            group.settle()
+            self._groups.touch(group)
 
     def close_all(self) -> None:
         """An unmount in order: everything is closed."""
