@@ -59,8 +59,10 @@ class Points:
         if grade == SYNC and state.deferred:
             grade, reason = TRANSACTION, state.deferred
         burst_ns = time_ns
-        if old is not None and old.lsn == lsn and old.grade >= grade:
-            return
+        if old is not None and not state.open_since:
+            if old.grade >= grade:
+                return  # nothing has changed since: the group is still at the old one
+            self._written[state.id, old.lsn] = encode_point(old, lsn)
         close = old is not None and time_ns - old.burst_ns < SYNC_BURST_NS
         if old is not None and old.grade == grade == SYNC and close:
             burst_ns = old.burst_ns
@@ -99,6 +101,8 @@ class Points:
     def maybe_sync(self, group: LiveGroup, op: Op, reason: bytes) -> None:
         """A step that may leave the group with nothing open. Within a cycle it proves nothing."""
         state = group.state
+        if any(file.made for file in group.unfinished.values()):
+            return
         in_cycle = len(state.rhythm.cycle) > 1 and state.open_since and not state.deferred
         if not state.hot and not in_cycle and group.clean:
             self.put(group, op.lsn, op.time_ns, SYNC, reason)

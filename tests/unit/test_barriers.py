@@ -409,3 +409,24 @@ def test_what_lies_there_while_a_log_is_synced_is_no_journal(log: ProgramLog) ->
         log.write("redo", number * 512, PAGE)
         commits.append(log.sync("redo"))
     assert set(commits[20:]) <= set(log.transactions())
+
+
+def test_an_edit_opens_its_group_and_leaves_no_point_while_the_file_is_gone(
+    log: ProgramLog,
+) -> None:
+    log.write("text", 0, b"old")
+    log.sync("text")
+    log.close("text")
+    for number in range(3):
+        log.program(2000 + number)
+        first = log.write(".text.swp", 0, PAGE) - 1
+        gone = log.rename("text", "text~")
+        log.write("text", 0, b"new")
+        saved = log.sync("text")
+        log.close("text")
+        log.unlink("text~")
+        log.close(".text.swp")
+        log.unlink(".text.swp")
+        for point in log.points():
+            assert point.lsn < first or point.lsn >= saved, point
+            assert point.lsn >= saved or 0 < point.until <= gone, point
