@@ -299,6 +299,7 @@ async def _mounted(
         _calm_collector()
         control = Control(session, snapshots)
         async with trio.open_nursery() as nursery:
+            snapshots.start_soon = nursery.start_soon
             nursery.start_soon(keeper.run)
             await nursery.start(control.run)
             nursery.start_soon(_seed, session)

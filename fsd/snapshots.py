@@ -18,6 +18,7 @@ import os
 import stat
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pyfuse3
@@ -84,6 +85,8 @@ class Snapshots:
         self._by_key: dict[tuple[int, int], PastInode] = {}
         self._views: OrderedDict[int, View] = OrderedDict()
         self._handles: dict[int, Any] = {}
+        self.start_soon: Callable[..., object] | None = None
+        """That of a nursery which ends before the journal is closed, for reading ahead."""
 
     # --- inodes -------------------------------------------------------------------------------
 
@@ -297,7 +300,7 @@ class Snapshots:
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC or inode.view is None:
             raise FUSEError(errno.EROFS)
         handle = next(self._handle_numbers)
-        self._handles[handle] = PastFile(inode.view, inode.node)
+        self._handles[handle] = PastFile(inode.view, inode.node, self.start_soon)
         return pyfuse3.FileInfo(fh=handle, keep_cache=True)
 
     async def read(self, handle: int, offset: int, size: int) -> bytes:
