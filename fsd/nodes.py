@@ -84,6 +84,7 @@ class NodeTable:
         """NodeIds of nodes that have lost the name they were reached by, and are held."""
         self.released = 0
         """How many of them were let go so far."""
+        self._freeing: set[trio.Event] = set()
         self.pinned: Collection[int] = ()
         """NodeIds of nodes that stay in memory, used or not, unless they have lost their name."""
 
@@ -164,9 +165,37 @@ class NodeTable:
             if self._open_dirs.get(here.id) is here:
                 del self._open_dirs[here.id]
             if here.fd >= 0:
-                (os.close if here.linked else close_removed)(here.fd)
+                (os.close if here.linked else self.close_removed)(here.fd)
                 here.fd = -1
             here = parent
+
+    def close_removed(self, fd: int) -> None:
+        """Close a descriptor of a file that may have no name any more.
+
+        The last one of a large file is closed in a thread: its space is freed then, which kept the
+        loop busy for 185 ms where the file had 1 GiB.
+        """
+        status = os.fstat(fd)
+        if status.st_nlink or status.st_size < LARGE_BYTES:
+            os.close(fd)
+        else:
+            freed = trio.Event()
+            self._freeing.add(freed)
+            trio.lowlevel.spawn_system_task(self._close_in_thread, fd, freed)
+
+    async def _close_in_thread(self, fd: int, freed: trio.Event) -> None:
+        try:
+            await trio.to_thread.run_sync(os.close, fd)
+        finally:
+            self._freeing.discard(freed)
+            freed.set()
+
+    async def wait_freed(self) -> bool:
+        """Return when no large file is being freed; was there one?"""
+        under_way = tuple(self._freeing)
+        for freed in under_way:
+            await freed.wait()
+        return bool(under_way)
 
     @staticmethod
     def _has_no_name(node: Node) -> bool:
@@ -246,19 +275,6 @@ class NodeTable:
     def all(self) -> Iterator[Node]:
         """Every node in memory."""
         return iter(tuple(self.by_id.values()))
-
-
-def close_removed(fd: int) -> None:
-    """Close a descriptor of a file that may have no name any more.
-
-    The last one of a large file is closed in a thread: its space is freed then, which kept the loop
-    busy for 185 ms where the file had 1 GiB.
-    """
-    status = os.fstat(fd)
-    if status.st_nlink or status.st_size < LARGE_BYTES:
-        os.close(fd)
-    else:
-        trio.lowlevel.spawn_system_task(trio.to_thread.run_sync, os.close, fd)
 
 
 def is_directory(status: os.stat_result) -> bool:

@@ -16,7 +16,7 @@ import pyfuse3
 from fsd.capture import Handle
 from fsd.guard import fuse_error, guarded
 from fsd.metadata import Metadata
-from fsd.nodes import Node, close_removed
+from fsd.nodes import Node
 from fsd.second_chance import SecondChance
 from fsd.session import Session
 from fsd.snapshots import Snapshots
@@ -144,7 +144,7 @@ class OpenFiles:
         if handle is None:
             self._snapshots.release(fh)
             return
-        (os.close if handle.node.linked else close_removed)(handle.fd)
+        (os.close if handle.node.linked else self._nodes.close_removed)(handle.fd)
         try:
             if handle.wrote:
                 await self._session.wait_for_room_or_refuse(little=True)

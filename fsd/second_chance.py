@@ -44,4 +44,4 @@ class SecondChance:
             if not self._nodes.removed or not self._readiness.pending():
                 break
             await trio.lowlevel.checkpoint()
-        return self._nodes.released != before
+        return await self._nodes.wait_freed() or self._nodes.released != before

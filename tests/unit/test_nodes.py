@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trio
 
-from fsd.nodes import LARGE_BYTES, NodeTable, close_removed
+from fsd.nodes import LARGE_BYTES, NodeTable
 from store.types import NodeId
 
 
@@ -43,16 +42,16 @@ def test_a_node_goes_with_its_last_use_and_takes_unused_parents_along(table: Nod
 
 @pytest.mark.parametrize(("size_bytes", "at_once"), [(LARGE_BYTES - 1, True), (LARGE_BYTES, False)])
 async def test_the_space_of_a_large_removed_file_is_not_freed_on_the_loop(
-    tmp_path: Path, size_bytes: int, at_once: bool
+    table: NodeTable, tmp_path: Path, size_bytes: int, at_once: bool
 ) -> None:
     path = tmp_path / "removed"
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     os.ftruncate(fd, size_bytes)
     path.unlink()
-    close_removed(fd)
+    table.close_removed(fd)
     assert _is_open(fd) is not at_once
-    while _is_open(fd):
-        await trio.lowlevel.checkpoint()
+    assert await table.wait_freed() is not at_once
+    assert not _is_open(fd)
 
 
 def _is_open(fd: int) -> bool:
