@@ -230,7 +230,7 @@ class Intake:
 
     def has_little_room(self) -> bool:
         """May a request append a few ops without content, though `has_room` says no?"""
-        return self._limit - self._position >= LITTLE_BYTES
+        return self._next_number is not None or self._limit - self._position >= LITTLE_BYTES
 
     @property
     def needs_next(self) -> bool:

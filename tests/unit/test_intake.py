@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from store.errors import DamagedError, IntakeGap
 from store.format import Kind
-from store.intake import Intake
+from store.intake import LITTLE_BYTES, Intake
 from store.ops import Op
 from store.ring import rings_in_use
 from store.tail import IntakeTail
@@ -148,3 +148,14 @@ def test_any_run_with_restarts_reads_back(
             intake.close()
             intake = open_intake(store)
     assert [bytes(op.payload) for op in read_all(store)] == expected
+
+
+def test_there_is_little_room_wherever_there_is_room(tmp_path: Path) -> None:
+    intake = open_intake(make_store(tmp_path))
+    payload = bytes(LITTLE_BYTES // 2)
+    while intake.has_little_room():
+        intake.append(Kind.WRITE, 7, 0, payload)
+    assert not intake.has_room()
+    assert intake.prepare_next(intake.lsn)
+    assert intake.has_room()
+    assert intake.has_little_room()
