@@ -103,7 +103,10 @@ class BarrierSearch:
 
     def search(self, asked: Lsn, floor: Lsn) -> Found:
         """The newest LSN in `[floor, asked]` that is worth most; `asked` if none is worth it."""
-        moving = [group for group in self.groups if not self._settled(group, asked)]
+        edge_ns = self._time(asked) - self._limit_ns
+        moving = self.groups
+        if self._quiet_ns < self._limit_ns:
+            moving = [group for group in self.groups if not rests(group, asked, edge_ns)]
         for level in (Level.WHOLE, Level.SYNC, Level.REST):
             at = asked
             for _ in range(MAX_STEPS):
@@ -133,19 +136,6 @@ class BarrierSearch:
         if not standing.clean or point is None:
             return False
         return point.time_ns < self._time(lsn) - self._limit_ns
-
-    def _settled(self, group: Group, asked: Lsn) -> bool:
-        """Whether the group passes at every LSN within the limit: told by its row alone.
-
-        After its last change it became quiet, so it has a point there, where it then rested for
-        longer than the limit.
-        """
-        return (
-            group.open_since == 0
-            and group.last_lsn <= asked
-            and self._quiet_ns < self._limit_ns
-            and group.last_time_ns < self._time(asked) - self._limit_ns
-        )
 
     def _below(self, level: Level, group: Group, at: Lsn) -> Lsn:
         """`at` if the group passes there; else a lower LSN, with none between that it passes at."""
@@ -206,3 +196,13 @@ class BarrierSearch:
 def _left(point: Point, lsn: Lsn) -> bool:
     """Whether the group is no longer as at the point."""
     return 0 < point.until <= lsn
+
+
+def rests(group: Group, asked: Lsn, edge_ns: int) -> bool:
+    """Whether a group passes wherever the search for `asked` can look: told by its row alone.
+
+    Its last change lies before `edge_ns`, which is the limit before `asked`. After that it became
+    quiet, so it has a point there, where it then rested for longer than the limit. (The quiet time
+    must be shorter than the limit.)
+    """
+    return group.open_since == 0 and group.last_lsn <= asked and group.last_time_ns < edge_ns

@@ -7,8 +7,9 @@ has fallen quiet at the end of the log. For one thread at a time. It does not ch
 
 from __future__ import annotations
 
+import heapq
 import os.path
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from store.journal import Group, Point, Snapshot
@@ -16,6 +17,9 @@ from store.types import ROOT, Lsn, NodeId, TimeNs
 
 MAX_NAMED_DIRECTORIES: Final = 64
 """Of a group's directories so many are looked at to find out what to call it."""
+
+MAX_RESTING: Final = 256
+"""Groups at rest that are looked for below a directory."""
 
 _MAX_DEPTH: Final = 4096
 
@@ -89,24 +93,40 @@ class GroupTable:
 
     # --- which groups ----------------------------------------------------------------------------
 
-    def concerned(self, concern: Concern, at: Lsn) -> list[Group]:
+    def concerned(
+        self, concern: Concern, at: Lsn, rests: Callable[[Group], bool] | None = None
+    ) -> list[Group]:
         """The groups that write where `concern` says, as of `at`.
 
         Of a file those that have its name among their members; if none has, all of its directory.
+        Where a directory lay is not found out for every group that `rests`, only for those that
+        changed last: they make no difference to where a time goes.
         """
         if concern == EVERYTHING:
             return list(self._rows.values())
+        here = [g for g in self._rows.values() if concern.directory in g.directories]
         if concern.name is None:
-            found = [
-                group
-                for group in self._rows.values()
-                if any(self._is_below(node, concern.directory, at) for node in group.directories)
-            ]
+            found = [*here, *self._below_directory(concern.directory, at, rests)]
         else:
-            here = [g for g in self._rows.values() if concern.directory in g.directories]
             place = (concern.directory, concern.name)
             found = [group for group in here if place in group.members] or here
         return self._with_successors(found)
+
+    def _below_directory(
+        self, top: NodeId, at: Lsn, rests: Callable[[Group], bool] | None
+    ) -> Iterator[Group]:
+        """Groups with a directory below `top`."""
+        there = [group for group in self._rows.values() if group.first_lsn <= at]
+        if rests is not None:
+            resting = [group for group in there if rests(group)]
+            newest = heapq.nlargest(MAX_RESTING, resting, key=lambda group: group.last_lsn)
+            ids = {group.id for group in resting}
+            there = [*(group for group in there if group.id not in ids), *newest]
+        return (
+            group
+            for group in there
+            if any(self._is_below(node, top, at) for node in group.directories)
+        )
 
     def _with_successors(self, found: list[Group]) -> list[Group]:
         """The groups, and those that they became part of."""

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from store.journal import Snapshot
 from store.types import Lsn, TimeNs
-from timetravel.barrier_search import BarrierSearch, Standing
+from timetravel.barrier_search import BarrierSearch, Standing, rests
 from timetravel.grade import Grade
 from timetravel.groups import Concern, GroupTable
 
@@ -93,9 +93,11 @@ class Judge:
     ) -> None:
         self._table = table
         self._settings = settings
+        edge_ns = table.time_of(asked) - settings.limit_ns
+        groups = table.concerned(concern, asked, lambda group: rests(group, asked, edge_ns))
         self._search = BarrierSearch(
             table,
-            table.concerned(concern, asked),
+            groups,
             limit_ns=settings.limit_ns,
             quiet_ns=settings.quiet_ns,
             end_ns=table.now_ns,
@@ -148,11 +150,11 @@ class Judge:
         active: list[Standing] = []
         edge_ns = self._table.time_of(lsn) - self._settings.limit_ns
         for group in there:
-            rests = not group.open_since and group.last_lsn <= lsn and group.last_time_ns < edge_ns
-            if rests and len(resting) >= _MAX_IDLE_LOOKUPS:
+            at_rest = rests(group, lsn, edge_ns)
+            if at_rest and (active or len(resting) >= _MAX_IDLE_LOOKUPS):
                 continue
             standing = self._search.standing(group, lsn)
-            idle = rests or self._search.idle(standing, lsn)
+            idle = at_rest or self._search.idle(standing, lsn)
             (resting if idle and standing.clean else active).append(standing)
         return active or resting
 
