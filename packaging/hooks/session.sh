@@ -30,7 +30,7 @@ hold() {
     mkdir "$STATE/$_name" || fail "can't make $STATE/$_name"
     mkfifo "$STATE/$_name/in" || fail "can't make a pipe in $STATE/$_name"
     # The sleeper keeps the pipe open; when it ends the client finds the end of its input.
-    sleep "$HOLD_S" > "$STATE/$_name/in" &
+    sleep "$HOLD_S" > "$STATE/$_name/in" 2> /dev/null &
     echo $! > "$STATE/$_name/sleeper"
     "$@" < "$STATE/$_name/in" > "$STATE/$_name/out" 2>&1 &
     echo $! > "$STATE/$_name/pid"
