@@ -202,7 +202,7 @@ def _at_barrier(
         return judge(journal, replace(point, reason=reason), now_ns, subject, settings)
     there = replace(
         there,
-        reason="" if worth.reason else point.reason,
+        reason="" if worth.group_count else point.reason,
         asked_lsn=point.lsn,
         back_ns=max(point.time_ns - there.time_ns, 0),
     )

@@ -77,7 +77,7 @@ class Worth(NamedTuple):
     lsn: Lsn
     grade: Grade
     reason: str
-    """Why it is worth that; empty if there is nothing to say."""
+    """Why it is worth that."""
     groups: tuple[GroupStanding, ...] = ()
     """The groups that count, those in the midst of something first, MAX_SHOWN_GROUPS at most."""
     group_count: int = 0
@@ -119,6 +119,8 @@ class Judge:
     def at(self, lsn: Lsn) -> Worth:
         """What `lsn` itself is worth."""
         counting = self._counting(lsn)
+        if not counting:
+            return Worth(lsn, Grade.CRASH, "nothing had been written there by then")
         still_open = [standing for standing in counting if not standing.clean]
         newest = max(
             (s for s in counting if s.clean and s.point is not None),
