@@ -50,7 +50,7 @@ def point_line(point: ResolvedPoint) -> str:
         "back_s": f"{point.back_ns / 1e9:.3f}",
         "groups": point.group_count,
         "mid_transaction": point.open_count,
-        "reason": point.reason,
+        "reason": printable(point.reason),
     }
     return " ".join(f"{name}={value}" for name, value in fields.items())
 
@@ -61,7 +61,7 @@ def point_sentence(point: ResolvedPoint) -> str:
     facts = [f"LSN {point.lsn}", point.grade.label]
     if point.lsn != point.asked_lsn:
         facts.append(f"{point.back_ns / 1e9:.3f} s back")
-    return f"{when} ({', '.join(facts)}): {point.reason}"
+    return f"{when} ({', '.join(facts)}): {printable(point.reason)}"
 
 
 def caution_about(point: ResolvedPoint) -> str:
@@ -72,6 +72,12 @@ def caution_about(point: ResolvedPoint) -> str:
     more = point.open_count - len(texts)
     named = ", ".join(texts) + (f" and {more} more" if more > 0 else "")
     return (
-        f"CAUTION: in the midst of a transaction of {named}; take a database whole, with its "
-        "journal, or ask for a moment without !exact"
+        f"CAUTION: in the midst of a transaction of {printable(named)}; take a database whole, "
+        "with its journal, or ask for a moment without !exact"
     )
+
+
+def printable(text: str) -> str:
+    """A text with names of files in it, which may hold any byte, escaped for a terminal."""
+    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from timetravel.grade import Grade
 from timetravel.groups import Concern, GroupTable
 from timetravel.moment import AtLsn, AtTime
 from timetravel.points import points
-from timetravel.report import caution_about, point_fields, point_line
+from timetravel.report import caution_about, point_fields, point_line, point_sentence
 from timetravel.resolve import PathSubject, ResolvedPoint, resolve
 from timetravel.standing import BarrierSettings
 from timetravel.view import View
@@ -220,6 +221,19 @@ def test_points_of_a_path_are_those_of_its_groups(tree: RecordedTree) -> None:
         assert [table.title(group) for group in file] == [b"b"]
     found = points(tree.journal, grade=Grade.TRANSACTION, groups={g.id for g in below})
     assert [point.lsn for point in found] == databases[0].commits
+
+
+def test_names_of_any_bytes_are_shown_escaped(tree: RecordedTree) -> None:
+    database = Database(tree, b"\xff\x1b[2J.db")
+    for _ in range(3):
+        database.commit()
+    point = ask(tree, database.commits[-1])
+    for text in (point_line(point), point_sentence(point)):
+        assert "\\xff\\x1b[2J.db" in text
+        text.encode()
+    json.dumps(point_fields(point))
+    middle = database.begin()
+    assert "\\xff\\x1b[2J.db" in caution_about(ask(tree, middle, exact=True))
 
 
 # --- companions ----------------------------------------------------------------------------------
