@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from store.errors import NotSeeded
+from store.errors import NeverCaptured, NotSeeded
 from store.journal import Group, Snapshot
 from store.types import Lsn, NodeId
 from timetravel.content import PIECE_BYTES, same_pieces
@@ -154,10 +154,13 @@ def _compare(view: View, now: View, place: _Name) -> Companion | None:
         return None
     if place[1].endswith(SQLITE_SHARED_MEMORY):
         return Companion(path, then, present, matters=False, differs=False)
-    held = _holds_something(view, path, then)
-    same = not held and not _holds_something(now, path, present)
-    if then is not None and present is not None and not same:
-        same = _same_content(view, now, then, present)
+    try:
+        held = _holds_something(view, path, then)
+        same = not held and not _holds_something(now, path, present)
+        if then is not None and present is not None and not same:
+            same = _same_content(view, now, then, present)
+    except (NotSeeded, NeverCaptured):
+        held, same = then is not None, False
     return Companion(path, then, present, matters=held, differs=not same)
 
 
@@ -165,7 +168,8 @@ def _look(view: View, place: _Name) -> NodeState | None:
     """The regular file under a name."""
     try:
         state = view.lookup(*place)
-    except (NoSuchNode, NotADirectory):
+    except (NoSuchNode, NotADirectory, NotSeeded):
+        # Not seeded, and nobody to ask for it: nothing that was written since protection began.
         return None
     return state if state is not None and stat.S_ISREG(state.mode) else None
 
