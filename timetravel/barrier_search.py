@@ -66,7 +66,8 @@ class Standing(NamedTuple):
 
     group: Group
     point: Point | None
-    """Its newest point of at least `sync` grade at or before the LSN; None: it never had one."""
+    """Its newest point of at least `sync` grade at or before the LSN, the best one if it is still
+    as at several; None: it never had one."""
     clean: bool
     """The group is still as at the point; else it is in the midst of a transaction."""
 
@@ -123,7 +124,14 @@ class BarrierSearch:
     def standing(self, group: Group, lsn: Lsn) -> Standing:
         """How a group stands at `lsn`."""
         point = self._point(group, lsn)
-        return Standing(group, point, point is not None and not _left(point, lsn))
+        if point is None or _left(point, lsn):
+            return Standing(group, point, clean=False)
+        if point.grade == SYNC:
+            # Synced once more, say: it is still as at the transaction.
+            before = self._barriers.point_before(group.id, lsn, TRANSACTION)
+            if before is not None and not _left(before, lsn):
+                point = before
+        return Standing(group, point, clean=True)
 
     def counts(self, group: Group, lsn: Lsn) -> bool:
         """Whether the group was one of its own at `lsn`."""
@@ -160,6 +168,7 @@ class BarrierSearch:
         return self._whole[key]
 
     def _last_transaction(self, group: Group, point: Point) -> Lsn | None:
+        point = self._first_of_state(group, point)
         if point.grade != SYNC or self._rested(group, point):
             return None
         before = self._barriers.point_before(group.id, point.lsn, TRANSACTION)
@@ -168,6 +177,15 @@ class BarrierSearch:
         if self._time(before.until) < point.time_ns - self._limit_ns:
             return None
         return Lsn(before.until - 1)
+
+    def _first_of_state(self, group: Group, point: Point) -> Point:
+        """The oldest point with nothing changed between it and `point`: both are worth the same."""
+        for _ in range(MAX_STEPS):
+            before = self._barriers.point_before(group.id, Lsn(point.lsn - 1), SYNC)
+            if before is None or _left(before, point.lsn):
+                break
+            point = before
+        return point
 
     def _rested(self, group: Group, point: Point) -> bool:
         """Whether the group stayed at the point for longer than the limit."""

@@ -144,6 +144,8 @@ class Oracle:
         if point is None or self._changed(group, point, at):
             return False
         times, points = self._log.times, self._log.points[group]
+        # Points with no change between them are worth the same: the first one tells.
+        point = min(p for p in points if p <= point and not self._changed(group, p, point))
         before = [p for p, grade in points.items() if grade == "transaction" and p <= point]
         if not before or not self._changed(group, max(before), point):
             return True
@@ -219,6 +221,14 @@ def commits(count: int, group: int = 1) -> list[Event]:
 def test_a_sync_half_way_through_a_transaction_is_not_where_it_goes(asked: int, lsn: int) -> None:
     found = Log(commits(3), 0).search(asked, 60 * S)
     assert (found.lsn, found.level) == (lsn, Level.WHOLE)
+
+
+def test_a_later_sync_of_what_has_long_rested_takes_nothing_from_it() -> None:
+    rest = [Event(0, False, "", 30 * S)] * 2
+    sync = Event(1, False, "sync", S)
+    log = Log([*commits(1)[-1:], Event(1, True, "", 1), *rest, sync, Event(1, True, "", S)], 0)
+    assert log.search(5, 60 * S) == Found(Lsn(5), Level.WHOLE)
+    assert log.search(6, 60 * S) == Found(Lsn(5), Level.WHOLE)
 
 
 def test_two_groups_that_are_never_at_rest_together_fall_back_to_what_was_asked() -> None:

@@ -102,6 +102,18 @@ def test_a_time_within_a_transaction_goes_to_the_commit_before(tree: RecordedTre
     assert ask(tree, last, b"app.db").lsn == last
 
 
+def test_what_is_synced_once_more_is_still_a_transaction(tree: RecordedTree) -> None:
+    tree.mkdir(b"d")
+    database = Database(tree, b"d/app.db")
+    for _ in range(3):
+        database.commit()
+    tree.wait(5)
+    tree.write(b"other", b"x")
+    point = ask(tree, tree.lsn, b"d")
+    assert point.grade is Grade.TRANSACTION
+    assert point.reason == "unlink of app.db-journal after fsync of app.db"
+
+
 def test_the_exact_moment_is_itself_and_flagged(tree: RecordedTree) -> None:
     database = Database(tree, b"app.db")
     for _ in range(3):
