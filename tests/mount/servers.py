@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,14 +20,18 @@ STOP_S = 60
 
 
 class Server:
-    """A database server on a data directory; `run_folder` holds its socket and its log."""
+    """A database server on a data directory; `run_folder` holds its socket and its log.
+
+    `options` are added to the end of its command line.
+    """
 
     user: str
     stop_signal: int
     crash_signal: int = signal.SIGKILL
 
-    def __init__(self, data: Path, run_folder: Path) -> None:
+    def __init__(self, data: Path, run_folder: Path, options: Sequence[str] = ()) -> None:
         self.data = data
+        self.options = options
         self.run_folder = run_folder
         self.log = run_folder / "server.log"
         self.process: subprocess.Popen[str] | None = None
@@ -54,7 +58,8 @@ class Server:
     def start(self) -> None:
         """Start, and wait until it answers (recovery included)."""
         with self.log.open("a") as log:
-            self.process = popen(self.command(), user=self.user, stdout=log, stderr=log, cwd="/")
+            command = [*self.command(), *self.options]
+            self.process = popen(command, user=self.user, stdout=log, stderr=log, cwd="/")
         try:
             self.wait_ready()
         except BaseException as error:

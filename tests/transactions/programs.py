@@ -1,0 +1,26 @@
+"""All programs under test, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from tests.transactions.files import AppendLog, Editor, Git, Maildir
+from tests.transactions.mariadb import InnoDB
+from tests.transactions.pair import Pair
+from tests.transactions.postgresql import PgBench
+from tests.transactions.program import Program
+from tests.transactions.sqlite import SQLite
+
+_MAKERS: tuple[Callable[[], Program], ...] = (
+    *(partial(SQLite, mode) for mode in ("DELETE", "TRUNCATE", "PERSIST", "WAL")),
+    *(partial(PgBench, clients) for clients in (1, 4)),
+    InnoDB,
+    *(partial(Pair, variant, mmap) for variant in Pair.VARIANTS for mmap in (True, False)),
+    *(partial(Editor, editor) for editor in ("sed", "vim")),
+    Git,
+    Maildir,
+    AppendLog,
+)
+
+PROGRAMS: dict[str, Callable[[], Program]] = {maker().name: maker for maker in _MAKERS}

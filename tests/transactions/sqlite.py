@@ -1,0 +1,124 @@
+"""SQLite in each journal mode: money moves between three tables, a counter says how often."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import struct
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from tests.transactions.program import Broken, Counts, Program, Transact
+
+TABLES = ("checking", "saving", "loan")
+ACCOUNTS = 60
+MONEY = 100
+CACHE_PAGES = 20
+"""So small that a large transaction spills: pages reach the database before the commit."""
+
+LARGE_EVERY, ROLLBACK_EVERY = 17, 23
+LARGE_ROWS = 120
+
+
+class SQLite(Program):
+    """One database in one journal mode, synchronous = FULL."""
+
+    def __init__(self, mode: str) -> None:
+        self.name = f"sqlite-{mode.lower()}"
+        self._mode = mode
+        self.strict_files = () if mode == "WAL" else ("app.db",)
+
+    def prepare(self, place: Path) -> None:
+        with closing(sqlite3.connect(place / "app.db", isolation_level=None)) as bank:
+            bank.execute(f"pragma journal_mode = {self._mode}").fetchone()
+            bank.execute("begin")
+            for table in TABLES:
+                bank.execute(f"create table {table} (id integer primary key, money, memo)")
+                rows = [(number, MONEY, "") for number in range(ACCOUNTS)]
+                bank.executemany(f"insert into {table} values (?, ?, ?)", rows)
+            bank.execute("create table history (number integer primary key, memo)")
+            bank.execute("create table counter (number)")
+            bank.execute("insert into counter values (0)")
+            bank.execute("commit")
+
+    @contextmanager
+    def session(self, place: Path, chance: random.Random) -> Iterator[Transact]:
+        with closing(sqlite3.connect(place / "app.db", isolation_level=None)) as bank:
+            assert bank.execute(f"pragma journal_mode = {self._mode}").fetchone()
+            bank.execute("pragma synchronous = full")
+            bank.execute(f"pragma cache_size = {CACHE_PAGES}")
+
+            def do(number: int) -> None:
+                if number % ROLLBACK_EVERY == 0:
+                    bank.execute("begin immediate")
+                    _move(bank, number, chance, LARGE_ROWS)
+                    bank.execute("rollback")
+                bank.execute("begin immediate")
+                _move(bank, number, chance, 1 if number % LARGE_EVERY else LARGE_ROWS)
+                bank.execute("commit")
+
+            yield do
+
+    def check(self, copy: Path) -> Counts:
+        return _check(copy / "app.db")
+
+    def check_strict(self, copy: Path) -> Counts:
+        if self._mode == "WAL":
+            check_log_ends_with_commit(copy / "app.db-wal")
+        return _check(copy / "app.db")
+
+
+def _move(bank: sqlite3.Connection, number: int, chance: random.Random, rows: int) -> None:
+    for _ in range(rows):
+        amount = chance.randrange(1, 50)
+        for table, sign in zip(chance.sample(TABLES, 2), (-1, 1), strict=True):
+            memo = chance.randbytes(chance.randrange(600)).hex()
+            change = f"update {table} set money = money + ?, memo = ? where id = ?"
+            bank.execute(change, (sign * amount, memo, chance.randrange(ACCOUNTS)))
+    bank.execute("insert into history values (?, ?)", (number, f"number {number}"))
+    bank.execute("update counter set number = ?", (number,))
+
+
+def _check(path: Path) -> Counts:
+    if not path.exists():
+        raise Broken("there is no database")
+    try:
+        with closing(sqlite3.connect(path)) as bank:
+            found = bank.execute("pragma integrity_check").fetchall()
+            if found != [("ok",)]:
+                raise Broken(f"integrity_check: {found[:3]}")
+            money = sum(bank.execute(f"select sum(money) from {t}").fetchone()[0] for t in TABLES)
+            ((number,),) = bank.execute("select number from counter").fetchall()
+            history = bank.execute("select count(*), max(number) from history").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise Broken(f"sqlite: {error}") from error
+    if money != len(TABLES) * ACCOUNTS * MONEY:
+        raise Broken(f"the accounts have {money}")
+    if history != (number, number or None):
+        raise Broken(f"counter {number}, history {history}")
+    return (number,)
+
+
+_WAL_HEADER = struct.Struct(">IIIIIIII")
+_WAL_FRAME = struct.Struct(">IIIIII")
+
+
+def check_log_ends_with_commit(log: Path) -> None:
+    """Broken unless the last frame of this round of a write-ahead log commits a transaction.
+
+    See "WAL File Format", https://www.sqlite.org/fileformat2.html#walformat.
+    """
+    data = log.read_bytes() if log.exists() else b""
+    if len(data) < _WAL_HEADER.size:
+        return
+    page_bytes, salts = _WAL_HEADER.unpack_from(data)[2], _WAL_HEADER.unpack_from(data)[4:6]
+    at, commits = _WAL_HEADER.size, True
+    while at + _WAL_FRAME.size <= len(data):
+        _, pages, *rest = _WAL_FRAME.unpack_from(data, at)
+        if tuple(rest[:2]) != salts:
+            break
+        commits = pages > 0
+        at += _WAL_FRAME.size + page_bytes
+    if not commits or at > len(data):
+        raise Broken(f"the log ends inside a transaction, at byte {min(at, len(data))}")
