@@ -61,7 +61,9 @@ class Editor(Program):
             if self._editor == "sed":
                 _run("sed", "-i", change, place / "text")
             else:
-                _run("vim", "-u", "NONE", "-N", "-es", "-c", f"%{change}", "-c", "wq", place / "text")
+                _run(
+                    "vim", "-u", "NONE", "-N", "-es", "-c", f"%{change}", "-c", "wq", place / "text"
+                )
 
         yield do
 

@@ -46,6 +46,8 @@ class InnoDB(Program):
 
     name = "mariadb"
 
+    has_strict_check = False
+
     def __init__(self) -> None:
         self._server: MariaDB | None = None
 
@@ -63,8 +65,8 @@ class InnoDB(Program):
     def session(self, place: Path, chance: random.Random) -> Iterator[Transact]:
         socket = self.outside / "live" / "sock"
         options = ("--no-defaults", f"-S{socket}", "-uroot", "-N", "-B", "-n", "bank")
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with popen(["mariadb", *options], **pipes) as client:
+        command = ["mariadb", *options]
+        with popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
             assert client.stdin is not None and client.stdout is not None
 
             def do(number: int) -> None:

@@ -44,9 +44,10 @@ class Gdbm:
     def __init__(self, path: Path, flags: int) -> None:
         self._library = _library()
         name = os.fsencode(path)
-        self._handle = ctypes.c_void_p(self._library.gdbm_open(name, 0, flags, 0o644, None))
-        if not self._handle:
+        handle = self._library.gdbm_open(name, 0, flags, 0o644, None)
+        if handle is None:
             raise OSError(f"gdbm_open failed on {path}")
+        self._handle = ctypes.c_void_p(handle)
 
     def close(self) -> None:
         """Write what is held back, and close."""
@@ -122,26 +123,27 @@ class Pair(Program):
 
         def do(number: int) -> None:
             key = b"key %d" % chance.randrange(KEYS)
-            record = b"%d %s %s\n" % (number, key, chance.randbytes(chance.randrange(400)).hex().encode())
-            offset = os.fstat(data).st_size
-            entry = b"%d %d %d" % (offset, len(record), zlib.crc32(record))
-            steps = {
+            value = chance.randbytes(chance.randrange(400)).hex().encode()
+            record = b"%d %s %s\n" % (number, key, value)
+            entry = b"%d %d %d" % (os.fstat(data).st_size, len(record), zlib.crc32(record))
+
+            def write_data() -> None:
+                assert os.write(data, record) == len(record)
+
+            def write_index() -> None:
+                index.store(key, entry)
+                index.store(COUNT_KEY, b"%d" % number)
+
+            def sync_data() -> None:
+                os.fsync(data)
+
+            orders = {
                 "data-first": (write_data, sync_data, write_index, index.sync),
                 "both-first": (write_data, write_index, sync_data, index.sync),
                 "index-first": (write_index, index.sync, write_data, sync_data),
             }
-            for step in steps[self._variant]:
-                step(key, entry, number, record) if step in (write_data, write_index) else step()
-
-        def write_data(key: bytes, entry: bytes, number: int, record: bytes) -> None:
-            assert os.write(data, record) == len(record)
-
-        def sync_data() -> None:
-            os.fsync(data)
-
-        def write_index(key: bytes, entry: bytes, number: int, record: bytes) -> None:
-            index.store(key, entry)
-            index.store(COUNT_KEY, b"%d" % number)
+            for step in orders[self._variant]:
+                step()
 
         try:
             yield do

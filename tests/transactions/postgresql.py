@@ -35,6 +35,8 @@ COUNTS = "select trim(filler), count(*) from pgbench_history group by 1"
 class PgBench(Program):
     """One cluster, `clients` connections."""
 
+    has_strict_check = False
+
     def __init__(self, clients: int) -> None:
         self.name = f"postgresql-{clients}"
         self.clients = clients
@@ -62,7 +64,7 @@ class PgBench(Program):
                 ack_us = seconds * 10**6 + us
                 lines.append((client, number, (ack_us - took_us) * 1000, ack_us * 1000))
         assert len(lines) == count // self.clients * self.clients
-        record.write_text("".join("%d %d %d %d\n" % line for line in sorted(lines)))
+        record.write_text("".join(" ".join(map(str, line)) + "\n" for line in sorted(lines)))
 
     def stop(self) -> None:
         if self._server is not None:

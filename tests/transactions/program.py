@@ -50,6 +50,10 @@ class Program(ABC):
     """Files that are whole by themselves whenever no transaction is under way; () if there is
     no such file, because the files are always to be read together (a write-ahead log)."""
 
+    has_strict_check = True
+    """Whether `check_strict` says more than `check`: no, where each LSN recovers to a whole number
+    of transactions and nothing in the files tells a boundary from the rest."""
+
     @abstractmethod
     def prepare(self, place: Path) -> None:
         """Fill the folder, which exists and is empty, before the first transaction."""
@@ -75,7 +79,7 @@ class Program(ABC):
         command = [sys.executable, "-m", "tests.transactions.client", *map(str, arguments)]
         subprocess.run(command, cwd=SOURCE, check=True, stdin=subprocess.DEVNULL)
 
-    def stop(self) -> None:
+    def stop(self) -> None:  # noqa: B027  (most programs leave nothing running)
         """End what `prepare` started."""
 
 

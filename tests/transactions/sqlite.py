@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import struct
+from array import array
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -105,20 +106,32 @@ _WAL_FRAME = struct.Struct(">IIIIII")
 
 
 def check_log_ends_with_commit(log: Path) -> None:
-    """Broken unless the last frame of this round of a write-ahead log commits a transaction.
+    """Broken unless the last frame that counts in a write-ahead log commits a transaction.
 
-    See "WAL File Format", https://www.sqlite.org/fileformat2.html#walformat.
+    What a rolled back transaction left may lie behind it: frames of the same round whose checksums
+    do not go on from there. See https://www.sqlite.org/fileformat2.html#walformat.
     """
     data = log.read_bytes() if log.exists() else b""
     if len(data) < _WAL_HEADER.size:
         return
-    page_bytes, salts = _WAL_HEADER.unpack_from(data)[2], _WAL_HEADER.unpack_from(data)[4:6]
-    at, commits = _WAL_HEADER.size, True
-    while at + _WAL_FRAME.size <= len(data):
-        _, pages, *rest = _WAL_FRAME.unpack_from(data, at)
-        if tuple(rest[:2]) != salts:
+    _, _, page_bytes, _, *salts, check_1, check_2 = _WAL_HEADER.unpack_from(data)
+    size = _WAL_FRAME.size + page_bytes
+    after, checks = _WAL_HEADER.size, (check_1, check_2)
+    for at in range(after, len(data) - size + 1, size):
+        _, pages, *found, check_1, check_2 = _WAL_FRAME.unpack_from(data, at)
+        if found != salts:
             break
-        commits = pages > 0
-        at += _WAL_FRAME.size + page_bytes
-    if not commits or at > len(data):
-        raise Broken(f"the log ends inside a transaction, at byte {min(at, len(data))}")
+        if pages:
+            after, checks = at + size, (check_1, check_2)
+    if len(data) >= after + size and _follows(data[after : after + size], salts, checks):
+        raise Broken(f"the log goes on after its last commit, at byte {after}")
+
+
+def _follows(frame: bytes, salts: list[int], checks: tuple[int, int]) -> bool:
+    """Whether a frame goes on from the checksums of the one before it."""
+    words = array("I", frame[:8] + frame[_WAL_FRAME.size :])  # the log is in the host's byte order
+    one, two = checks
+    for first, second in zip(words[::2], words[1::2], strict=True):
+        one = (one + first + two) & 0xFFFFFFFF
+        two = (two + second + one) & 0xFFFFFFFF
+    return list(_WAL_FRAME.unpack_from(frame)[2:]) == [*salts, one, two]

@@ -1,0 +1,122 @@
+"""A program at work on a real mount: its client's record, and the points that cdpfs found."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from store.format import Kind
+from store.journal import Journal
+from store.types import NO_LSN, Lsn, TimeNs
+from store.volume import Store
+from tests.commandline import ProtectedTree
+from tests.transactions.program import Commit, Program, read_record
+
+_CHANGES = {
+    Kind.WRITE,
+    Kind.TRUNCATE,
+    Kind.CREATE,
+    Kind.LINK,
+    Kind.UNLINK,
+    Kind.RENAME,
+}
+
+
+class Boundary(NamedTuple):
+    """A transaction point. The group is as it is there in `[lsn, until)`; 0: to the end."""
+
+    lsn: Lsn
+    time_ns: int
+    until: Lsn
+    group: str
+    reason: str
+
+
+class Recording:
+    """What was recorded: `commits`, and the LSNs `[start, stop)` of the work."""
+
+    def __init__(self, program: Program, tree: ProtectedTree) -> None:
+        self.program = program
+        self.place = tree.tree / "app"
+        self.commits: list[Commit] = []
+        self.start = self.stop = Lsn(0)
+        self._tree = tree
+
+    def make(self, count: int, seed: int) -> None:
+        """Let the program do `count` transactions."""
+        self.place.mkdir()
+        self.program.prepare(self.place)
+        self.start = Lsn(self._now() + 1)
+        record = self.program.outside / "record"
+        self.program.run(self.place, record, count, seed)
+        self.commits = list(read_record(record))
+        self.stop = Lsn(self._now() + 1)
+        os.listdir(self.past(self.stop - 1))  # a view waits for the indexer
+
+    def _now(self) -> int:
+        return int(self._tree.json("status", str(self._tree.tree))["lsn"])
+
+    def past(self, lsn: int) -> Path:
+        """The program's folder as of an LSN."""
+        return self.place / ".snapshots" / f"@lsn:{lsn}"
+
+    def points(self) -> list[Boundary]:
+        """The transaction points that lie in the work, as `cdpfs points` lists them."""
+        moments = ("--since", f"@lsn:{self.start}", "--until", f"@lsn:{self.stop - 1}")
+        found = self._tree.json("points", str(self.place), "--grade", "transaction", *moments)
+        members = ("lsn", "time_ns", "until", "group", "reason")
+        return [Boundary(*(entry[member] for member in members)) for entry in found]
+
+    @contextmanager
+    def journal(self) -> Iterator[Journal]:
+        """The volume's journal."""
+        status = self._tree.json("status", str(self._tree.tree))
+        with Journal(Store.open(Path(status["store"]))) as journal:
+            yield journal
+
+    def cuts(self, count: int, chance: random.Random) -> list[Lsn]:
+        """LSNs of changes, anywhere in the work."""
+        with self.journal() as journal:
+            changes = [op.lsn for op in journal.ops(self.start, self.stop) if op.kind in _CHANGES]
+        return sorted(chance.sample(changes, min(count, len(changes))))
+
+    def oracle_points(self) -> list[Boundary]:
+        """What a perfect inference would find for a single client: the end of each transaction."""
+        with self.journal() as journal:
+            changes = [op for op in journal.ops(self.start, self.stop) if op.kind in _CHANGES]
+            found = []
+            for commit in self.commits:
+                lsn = journal.lsn_at(TimeNs(commit.ack_ns))
+                op = journal.op(lsn)
+                assert op is not None
+                until = next((change.lsn for change in changes if change.lsn > lsn), NO_LSN)
+                found.append(Boundary(lsn, op.time_ns, until, "", "the client's record"))
+        return found
+
+
+@contextmanager
+def recorded(program: Program, count: int, seed: int) -> Iterator[Recording]:
+    """A recording that can be looked at inside; nothing is left of it afterwards."""
+    base = Path(tempfile.mkdtemp(prefix="cdpfs-", dir="/var/tmp"))
+    base.chmod(0o755)
+    tree = ProtectedTree(base)
+    program.outside = base / "outside"
+    program.outside.mkdir()
+    try:
+        tree.run("protect", str(tree.tree))
+        recording = Recording(program, tree)
+        try:
+            recording.make(count, seed)
+        finally:
+            program.stop()
+        yield recording
+        tree.run("umount", str(tree.tree))
+    finally:
+        tree.end()
+        shutil.rmtree(base)
