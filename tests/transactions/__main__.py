@@ -16,11 +16,8 @@ import time
 from tests.transactions.evaluate import Verdict, judge
 from tests.transactions.programs import PROGRAMS
 from tests.transactions.recording import recorded
+from tests.transactions.report import HEAD, excerpts, row
 from tests.transactions.requirements import shortcomings
-
-HEAD = ("program", "transactions", "points", "opened", "violations", "precision", "recall", "cuts")
-SHOWN = 5
-"""Complaints of a kind."""
 
 
 def main() -> int:
@@ -52,32 +49,6 @@ def run(name: str, options: argparse.Namespace) -> Verdict:
     with recorded(PROGRAMS[name](), options.transactions, options.seed) as recording:
         points = recording.oracle_points() if options.oracle else recording.points()
         return judge(recording, points, options.points, options.cuts, chance)
-
-
-def row(verdict: Verdict) -> tuple[str, ...]:
-    """The cells of a table's row."""
-    return (
-        verdict.program,
-        str(verdict.commits),
-        str(verdict.points),
-        str(verdict.checked),
-        str(len(verdict.violations)),
-        f"{verdict.precision:.3f}",
-        f"{verdict.recall:.3f}",
-        f"{verdict.broken_cuts} of {verdict.cuts} broken, {len(verdict.unflagged)} unflagged",
-    )
-
-
-def excerpts(verdict: Verdict) -> list[str]:
-    """The first complaints of each kind."""
-    kinds = {
-        "violation": verdict.violations,
-        "no boundary": verdict.imprecise,
-        "missed": verdict.missed,
-        "false": verdict.false_claims,
-        "unflagged": verdict.unflagged,
-    }
-    return [f"{kind}: {text}" for kind, texts in kinds.items() for text in texts[:SHOWN]]
 
 
 if __name__ == "__main__":

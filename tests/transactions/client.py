@@ -1,6 +1,6 @@
 """The client's process of a program under test.
 
-python -m tests.transactions.client PROGRAM PLACE OUTSIDE RECORD COUNT SEED
+python -m tests.transactions.client PROGRAM PLACE OUTSIDE RECORD COUNT SEED CLIENT
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from tests.transactions.programs import PROGRAMS
 
 def main(arguments: list[str]) -> None:
     """Do the transactions."""
-    name, place, outside, record, count, seed = arguments
+    name, place, outside, record, *numbers = arguments
     program = PROGRAMS[name]()
     program.outside = Path(outside)
-    transact(program, Path(place), Path(record), int(count), int(seed))
+    count, seed, client = map(int, numbers)
+    transact(program, Path(place), Path(record), count, seed, client)
 
 
 if __name__ == "__main__":

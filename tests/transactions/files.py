@@ -55,7 +55,7 @@ class Editor(Program):
         (place / "text").write_text("".join(f"line {i} version 0\n" for i in range(LINES)))
 
     @contextmanager
-    def session(self, place: Path, chance: random.Random) -> Iterator[Transact]:
+    def session(self, place: Path, chance: random.Random, client: int) -> Iterator[Transact]:
         def do(number: int) -> None:
             change = f"s/version [0-9]*/version {number}/"
             if self._editor == "sed":
@@ -106,7 +106,7 @@ class Git(Program):
         _run("git", "commit", "-q", "-m", "0", cwd=place)
 
     @contextmanager
-    def session(self, place: Path, chance: random.Random) -> Iterator[Transact]:
+    def session(self, place: Path, chance: random.Random, client: int) -> Iterator[Transact]:
         def do(number: int) -> None:
             _write_tree(place, number)
             _run("git", "add", "-A", cwd=place)
@@ -158,7 +158,7 @@ class Maildir(Program):
         mailbox.Maildir(place / "mail", create=True).close()
 
     @contextmanager
-    def session(self, place: Path, chance: random.Random) -> Iterator[Transact]:
+    def session(self, place: Path, chance: random.Random, client: int) -> Iterator[Transact]:
         box = mailbox.Maildir(place / "mail", create=False)
 
         def do(number: int) -> None:
@@ -208,7 +208,7 @@ class AppendLog(Program):
         (place / "log").touch()
 
     @contextmanager
-    def session(self, place: Path, chance: random.Random) -> Iterator[Transact]:
+    def session(self, place: Path, chance: random.Random, client: int) -> Iterator[Transact]:
         log = os.open(place / "log", os.O_WRONLY | os.O_APPEND)
 
         def do(number: int) -> None:

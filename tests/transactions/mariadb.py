@@ -62,29 +62,29 @@ class InnoDB(Program):
             self._server.end()
 
     @contextmanager
-    def session(self, place: Path, chance: random.Random) -> Iterator[Transact]:
+    def session(self, place: Path, chance: random.Random, client: int) -> Iterator[Transact]:
         socket = self.outside / "live" / "sock"
         options = ("--no-defaults", f"-S{socket}", "-uroot", "-N", "-B", "-n", "bank")
         command = ["mariadb", *options]
-        with popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
-            assert client.stdin is not None and client.stdout is not None
+        with popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell:
+            assert shell.stdin is not None and shell.stdout is not None
 
             def do(number: int) -> None:
-                assert client.stdin is not None and client.stdout is not None
+                assert shell.stdin is not None and shell.stdout is not None
                 memo = chance.randbytes(chance.randrange(400)).hex()
                 one, other = chance.randrange(1, ACCOUNTS + 1), chance.randrange(1, ACCOUNTS + 1)
                 amount = chance.randrange(50)
-                client.stdin.write(
+                shell.stdin.write(
                     TRANSACTION.format(
                         number=number, memo=memo, one=one, other=other, amount=amount
                     )
                 )
-                client.stdin.flush()
-                assert client.stdout.readline() == f"{number}\n"
+                shell.stdin.flush()
+                assert shell.stdout.readline() == f"{number}\n"
 
             yield do
-            client.stdin.close()
-            assert client.wait() == 0
+            shell.stdin.close()
+            assert shell.wait() == 0
 
     def check(self, copy: Path) -> Counts:
         options = ("--innodb-flush-method=nosync", "--innodb-flush-log-at-trx-commit=0")

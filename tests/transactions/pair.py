@@ -117,7 +117,7 @@ class Pair(Program):
         (place / "data").touch()
 
     @contextmanager
-    def session(self, place: Path, chance: random.Random) -> Iterator[Transact]:
+    def session(self, place: Path, chance: random.Random, client: int) -> Iterator[Transact]:
         index = Gdbm(place / "index", WRITER | self._flags)
         data = os.open(place / "data", os.O_WRONLY | os.O_APPEND)
 

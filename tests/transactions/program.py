@@ -58,8 +58,10 @@ class Program(ABC):
     def prepare(self, place: Path) -> None:
         """Fill the folder, which exists and is empty, before the first transaction."""
 
-    def session(self, place: Path, chance: random.Random) -> AbstractContextManager[Transact]:
-        """The client's side, inside its process."""
+    def session(
+        self, place: Path, chance: random.Random, client: int
+    ) -> AbstractContextManager[Transact]:
+        """The side of a client (0, 1, ...), inside its process."""
         raise NotImplementedError
 
     @abstractmethod
@@ -74,24 +76,31 @@ class Program(ABC):
         return self.check(copy)
 
     def run(self, place: Path, record: Path, count: int, seed: int) -> None:
-        """Do `count` transactions and write the record."""
-        arguments = (self.name, place, self.outside, record, count, seed)
-        command = [sys.executable, "-m", "tests.transactions.client", *map(str, arguments)]
-        subprocess.run(command, cwd=SOURCE, check=True, stdin=subprocess.DEVNULL)
+        """Do `count` transactions, shared out among the clients, and write the record."""
+        command = [sys.executable, "-m", "tests.transactions.client"]
+        processes = []
+        for client in range(self.clients):
+            share = count // self.clients
+            words = (self.name, place, self.outside, record, share, seed + client, client)
+            argv = [*command, *map(str, words)]
+            processes.append(subprocess.Popen(argv, cwd=SOURCE, stdin=subprocess.DEVNULL))
+        assert [process.wait() for process in processes] == [0] * self.clients
 
     def stop(self) -> None:  # noqa: B027  (most programs leave nothing running)
         """End what `prepare` started."""
 
 
-def transact(program: Program, place: Path, record: Path, count: int, seed: int) -> None:
+def transact(
+    program: Program, place: Path, record: Path, count: int, seed: int, client: int
+) -> None:
     """The client's loop, in its own process."""
     fd = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with program.session(place, random.Random(seed)) as do:
+    with program.session(place, random.Random(seed), client) as do:
         for number in range(1, count + 1):
             begin_ns = time.time_ns()
             do(number)
             ack_ns = time.time_ns()
-            os.write(fd, b"0 %d %d %d\n" % (number, begin_ns, ack_ns))
+            os.write(fd, b"%d %d %d %d\n" % (client, number, begin_ns, ack_ns))
     os.close(fd)
 
 

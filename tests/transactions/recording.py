@@ -97,7 +97,7 @@ class Recording:
                 assert op is not None
                 until = next((change.lsn for change in changes if change.lsn > lsn), NO_LSN)
                 found.append(Boundary(lsn, op.time_ns, until, "", "the client's record"))
-        return found
+        return sorted(found)
 
 
 @contextmanager

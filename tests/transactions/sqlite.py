@@ -20,13 +20,15 @@ CACHE_PAGES = 20
 
 LARGE_EVERY, ROLLBACK_EVERY = 17, 23
 LARGE_ROWS = 120
+LOCK_TIMEOUT_S = 120
 
 
 class SQLite(Program):
-    """One database in one journal mode, synchronous = FULL."""
+    """One database in one journal mode, synchronous = FULL, written by one client or several."""
 
-    def __init__(self, mode: str) -> None:
-        self.name = f"sqlite-{mode.lower()}"
+    def __init__(self, mode: str, clients: int = 1) -> None:
+        self.name = f"sqlite-{mode.lower()}{'' if clients == 1 else f'-{clients}'}"
+        self.clients = clients
         self._mode = mode
         self.strict_files = () if mode == "WAL" else ("app.db",)
 
@@ -38,14 +40,17 @@ class SQLite(Program):
                 bank.execute(f"create table {table} (id integer primary key, money, memo)")
                 rows = [(number, MONEY, "") for number in range(ACCOUNTS)]
                 bank.executemany(f"insert into {table} values (?, ?, ?)", rows)
-            bank.execute("create table history (number integer primary key, memo)")
-            bank.execute("create table counter (number)")
-            bank.execute("insert into counter values (0)")
+            bank.execute(
+                "create table history (client, number, memo, primary key (client, number))"
+            )
+            bank.execute("create table counter (client integer primary key, number)")
+            clients = [(client,) for client in range(self.clients)]
+            bank.executemany("insert into counter values (?, 0)", clients)
             bank.execute("commit")
 
     @contextmanager
-    def session(self, place: Path, chance: random.Random) -> Iterator[Transact]:
-        with closing(sqlite3.connect(place / "app.db", isolation_level=None)) as bank:
+    def session(self, place: Path, chance: random.Random, client: int) -> Iterator[Transact]:
+        with closing(_connect(place / "app.db")) as bank:
             assert bank.execute(f"pragma journal_mode = {self._mode}").fetchone()
             bank.execute("pragma synchronous = full")
             bank.execute(f"pragma cache_size = {CACHE_PAGES}")
@@ -53,10 +58,13 @@ class SQLite(Program):
             def do(number: int) -> None:
                 if number % ROLLBACK_EVERY == 0:
                     bank.execute("begin immediate")
-                    _move(bank, number, chance, LARGE_ROWS)
+                    _move(bank, chance, LARGE_ROWS)
                     bank.execute("rollback")
                 bank.execute("begin immediate")
-                _move(bank, number, chance, 1 if number % LARGE_EVERY else LARGE_ROWS)
+                _move(bank, chance, 1 if number % LARGE_EVERY else LARGE_ROWS)
+                memo = f"number {number}"
+                bank.execute("insert into history values (?, ?, ?)", (client, number, memo))
+                bank.execute("update counter set number = ? where client = ?", (number, client))
                 bank.execute("commit")
 
             yield do
@@ -70,15 +78,17 @@ class SQLite(Program):
         return _check(copy / "app.db")
 
 
-def _move(bank: sqlite3.Connection, number: int, chance: random.Random, rows: int) -> None:
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
+
+
+def _move(bank: sqlite3.Connection, chance: random.Random, rows: int) -> None:
     for _ in range(rows):
         amount = chance.randrange(1, 50)
         for table, sign in zip(chance.sample(TABLES, 2), (-1, 1), strict=True):
             memo = chance.randbytes(chance.randrange(600)).hex()
             change = f"update {table} set money = money + ?, memo = ? where id = ?"
             bank.execute(change, (sign * amount, memo, chance.randrange(ACCOUNTS)))
-    bank.execute("insert into history values (?, ?)", (number, f"number {number}"))
-    bank.execute("update counter set number = ?", (number,))
 
 
 def _check(path: Path) -> Counts:
@@ -90,15 +100,16 @@ def _check(path: Path) -> Counts:
             if found != [("ok",)]:
                 raise Broken(f"integrity_check: {found[:3]}")
             money = sum(bank.execute(f"select sum(money) from {t}").fetchone()[0] for t in TABLES)
-            ((number,),) = bank.execute("select number from counter").fetchall()
-            history = bank.execute("select count(*), max(number) from history").fetchone()
+            counters = bank.execute("select client, number from counter order by 1").fetchall()
+            per_client = "select client, count(*), max(number) from history group by 1 order by 1"
+            history = bank.execute(per_client).fetchall()
     except sqlite3.DatabaseError as error:
         raise Broken(f"sqlite: {error}") from error
     if money != len(TABLES) * ACCOUNTS * MONEY:
         raise Broken(f"the accounts have {money}")
-    if history != (number, number or None):
-        raise Broken(f"counter {number}, history {history}")
-    return (number,)
+    if history != [(client, number, number) for client, number in counters if number]:
+        raise Broken(f"counters {counters}, history {history}")
+    return tuple(number for _, number in counters)
 
 
 _WAL_HEADER = struct.Struct(">IIIIIIII")
