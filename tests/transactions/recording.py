@@ -33,9 +33,9 @@ class Boundary(NamedTuple):
 
     lsn: Lsn
     time_ns: int
-    until: Lsn
     group: str
     reason: str
+    until: Lsn
 
 
 class Recording:
@@ -70,8 +70,13 @@ class Recording:
         """The transaction points that lie in the work, as `cdpfs points` lists them."""
         moments = ("--since", f"@lsn:{self.start}", "--until", f"@lsn:{self.stop - 1}")
         found = self._tree.json("points", str(self.place), "--grade", "transaction", *moments)
-        members = ("lsn", "time_ns", "until", "group", "reason")
-        return [Boundary(*(entry[member] for member in members)) for entry in found]
+        with self.journal() as journal:
+            until = {(p.lsn, p.reason): p.until for p in journal.points(self.start, self.stop)}
+        members = ("lsn", "time_ns", "group", "reason")
+        return [
+            Boundary(*(entry[member] for member in members), until[entry["lsn"], entry["reason"]])
+            for entry in found
+        ]
 
     @contextmanager
     def journal(self) -> Iterator[Journal]:
@@ -96,7 +101,7 @@ class Recording:
                 op = journal.op(lsn)
                 assert op is not None
                 until = next((change.lsn for change in changes if change.lsn > lsn), NO_LSN)
-                found.append(Boundary(lsn, op.time_ns, until, "", "the client's record"))
+                found.append(Boundary(lsn, op.time_ns, "", "the client's record", until))
         return sorted(found)
 
 
