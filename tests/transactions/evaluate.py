@@ -59,7 +59,7 @@ class Verdict:
     cuts: int = 0
     broken_cuts: int = 0
     unflagged: list[str] = field(default_factory=list)
-    """Broken cuts that lie where cdpfs takes the group to be clean."""
+    """Broken cuts of which cdpfs does not say that they are in the midst of a transaction."""
 
     @property
     def recall(self) -> float:
@@ -95,7 +95,7 @@ def judge(
         verdict.violations += _violations(recording.commits, point, whole[point.lsn])
         verdict.imprecise += _imprecise(whole[point.lsn], strict[point.lsn], point)
     _recall(verdict, claims, whole)
-    _judge_cuts(verdict, points, cut_looks.values())
+    _judge_cuts(verdict, recording, cut_looks.values())
     return verdict
 
 
@@ -195,13 +195,10 @@ def _recall(
                 verdict.false_claims.append(f"{name}: LSN {point.lsn} has {counts}")
 
 
-def _judge_cuts(verdict: Verdict, points: list[Boundary], looks: Iterable[Look]) -> None:
-    starts = [point.lsn for point in points]
+def _judge_cuts(verdict: Verdict, recording: Recording, looks: Iterable[Look]) -> None:
     for look in looks:
         verdict.cuts += 1
-        if look.counts is not None:
-            continue
-        verdict.broken_cuts += 1
-        at = bisect_right(starts, look.lsn) - 1
-        if at >= 0 and (not points[at].until or look.lsn < points[at].until):
-            verdict.unflagged.append(f"LSN {look.lsn}: {look.problem}")
+        if look.counts is None:
+            verdict.broken_cuts += 1
+            if not recording.is_mid_transaction(look.lsn):
+                verdict.unflagged.append(f"LSN {look.lsn}: {look.problem}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from store.format import Kind
 from store.journal import Journal
-from store.types import NO_LSN, Lsn, TimeNs
+from store.types import Lsn, TimeNs
 from store.volume import Store
 from tests.commandline import ProtectedTree
 from tests.transactions.program import Commit, Program, read_record
@@ -29,13 +30,11 @@ _CHANGES = {
 
 
 class Boundary(NamedTuple):
-    """A transaction point. The group is as it is there in `[lsn, until)`; 0: to the end."""
+    """A transaction point."""
 
     lsn: Lsn
     time_ns: int
-    group: str
     reason: str
-    until: Lsn
 
 
 class Recording:
@@ -70,13 +69,12 @@ class Recording:
         """The transaction points that lie in the work, as `cdpfs points` lists them."""
         moments = ("--since", f"@lsn:{self.start}", "--until", f"@lsn:{self.stop - 1}")
         found = self._tree.json("points", str(self.place), "--grade", "transaction", *moments)
-        with self.journal() as journal:
-            until = {(p.lsn, p.reason): p.until for p in journal.points(self.start, self.stop)}
-        members = ("lsn", "time_ns", "group", "reason")
-        return [
-            Boundary(*(entry[member] for member in members), until[entry["lsn"], entry["reason"]])
-            for entry in found
-        ]
+        return [Boundary(Lsn(p["lsn"]), p["time_ns"], p["reason"]) for p in found]
+
+    def is_mid_transaction(self, lsn: Lsn) -> bool:
+        """Whether cdpfs says that a group is in the midst of a transaction there."""
+        said = json.loads(os.getxattr(self.past(lsn), "user.cdpfs.point.json"))
+        return bool(said["mid_transaction"])
 
     @contextmanager
     def journal(self) -> Iterator[Journal]:
@@ -94,14 +92,12 @@ class Recording:
     def oracle_points(self) -> list[Boundary]:
         """What a perfect inference would find for a single client: the end of each transaction."""
         with self.journal() as journal:
-            changes = [op for op in journal.ops(self.start, self.stop) if op.kind in _CHANGES]
             found = []
             for commit in self.commits:
                 lsn = journal.lsn_at(TimeNs(commit.ack_ns))
                 op = journal.op(lsn)
                 assert op is not None
-                until = next((change.lsn for change in changes if change.lsn > lsn), NO_LSN)
-                found.append(Boundary(lsn, op.time_ns, "", "the client's record", until))
+                found.append(Boundary(lsn, op.time_ns, "the client's record"))
         return sorted(found)
 
 
