@@ -14,7 +14,9 @@ from tests.transactions.sqlite import SQLite
 
 _MAKERS: tuple[Callable[[], Program], ...] = (
     *(partial(SQLite, mode) for mode in ("DELETE", "TRUNCATE", "PERSIST", "WAL")),
-    *(partial(SQLite, mode, 2) for mode in ("DELETE", "WAL")),
+    *(partial(SQLite, mode, "shell") for mode in ("DELETE", "WAL")),
+    *(partial(SQLite, mode, "several", 2) for mode in ("DELETE", "WAL")),
+    partial(SQLite, "DELETE", "attached"),
     *(partial(PgBench, clients) for clients in (1, 4)),
     InnoDB,
     *(partial(Pair, variant, mmap) for variant in Pair.VARIANTS for mmap in (True, False)),

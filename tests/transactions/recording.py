@@ -28,6 +28,9 @@ _CHANGES = {
     Kind.RENAME,
 }
 
+MAX_NOTE = 8000
+"""Characters of the daemon's log that a failure shows."""
+
 
 class Boundary(NamedTuple):
     """A transaction point."""
@@ -118,6 +121,10 @@ def recorded(program: Program, count: int, seed: int) -> Iterator[Recording]:
             program.stop()
         yield recording
         tree.run("umount", str(tree.tree))
+    except BaseException as error:
+        for log in (base / "home").glob("*/log/*"):
+            error.add_note(f"{log.name}:\n{log.read_text()[-MAX_NOTE:]}")
+        raise
     finally:
         tree.end()
         shutil.rmtree(base)

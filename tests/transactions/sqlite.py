@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from tests.mount.peers import run
 from tests.transactions.program import Broken, Counts, Program, Transact
 
 TABLES = ("checking", "saving", "loan")
@@ -21,90 +22,109 @@ CACHE_PAGES = 20
 LARGE_EVERY, ROLLBACK_EVERY = 17, 23
 LARGE_ROWS = 120
 LOCK_TIMEOUT_S = 120
+SETTINGS = f"pragma synchronous = full; pragma cache_size = {CACHE_PAGES};\n"
 
 
 class SQLite(Program):
-    """One database in one journal mode, synchronous = FULL, written by one client or several."""
+    """A bank in one journal mode, synchronous = FULL, written by one client or several."""
 
-    def __init__(self, mode: str, clients: int = 1) -> None:
-        self.name = f"sqlite-{mode.lower()}{'' if clients == 1 else f'-{clients}'}"
+    def __init__(self, mode: str, kind: str = "", clients: int = 1) -> None:
+        """`kind` is "shell" for a process of the `sqlite3` program for each transaction,
+        "attached" for transactions over two databases, "" for one connection to one database."""
+        self.name = f"sqlite-{mode.lower()}{kind and '-'}{kind}"
         self.clients = clients
         self._mode = mode
-        self.strict_files = () if mode == "WAL" else ("app.db",)
+        self._kind = kind
+        self._files = ("app.db", "other.db") if kind == "attached" else ("app.db",)
+        self.strict_files = () if mode == "WAL" else self._files
 
     def prepare(self, place: Path) -> None:
-        with closing(sqlite3.connect(place / "app.db", isolation_level=None)) as bank:
-            bank.execute(f"pragma journal_mode = {self._mode}").fetchone()
+        with closing(self._open(place)) as bank:
             bank.execute("begin")
             for table in TABLES:
-                bank.execute(f"create table {table} (id integer primary key, money, memo)")
+                schema = "other" if self._kind == "attached" and table == "loan" else "main"
+                bank.execute(f"create table {schema}.{table} (id integer primary key, money, memo)")
                 rows = [(number, MONEY, "") for number in range(ACCOUNTS)]
                 bank.executemany(f"insert into {table} values (?, ?, ?)", rows)
-            bank.execute(
-                "create table history (client, number, memo, primary key (client, number))"
-            )
+            key = "primary key (client, number)"
+            bank.execute(f"create table history (client, number, memo, {key})")
             bank.execute("create table counter (client integer primary key, number)")
             clients = [(client,) for client in range(self.clients)]
             bank.executemany("insert into counter values (?, 0)", clients)
             bank.execute("commit")
 
+    def _open(self, place: Path) -> sqlite3.Connection:
+        bank = sqlite3.connect(place / "app.db", timeout=LOCK_TIMEOUT_S, isolation_level=None)
+        if self._kind == "attached":
+            bank.execute("attach ? as other", (str(place / "other.db"),))
+        assert bank.execute(f"pragma journal_mode = {self._mode}").fetchone()
+        bank.executescript(SETTINGS)
+        return bank
+
     @contextmanager
     def session(self, place: Path, chance: random.Random, client: int) -> Iterator[Transact]:
-        with closing(_connect(place / "app.db")) as bank:
-            assert bank.execute(f"pragma journal_mode = {self._mode}").fetchone()
-            bank.execute("pragma synchronous = full")
-            bank.execute(f"pragma cache_size = {CACHE_PAGES}")
+        if self._kind == "shell":
+            yield lambda number: self._by_shell(place, chance, number)
+            return
+        with closing(self._open(place)) as bank:
 
             def do(number: int) -> None:
-                if number % ROLLBACK_EVERY == 0:
-                    bank.execute("begin immediate")
-                    _move(bank, chance, LARGE_ROWS)
-                    bank.execute("rollback")
-                bank.execute("begin immediate")
-                _move(bank, chance, 1 if number % LARGE_EVERY else LARGE_ROWS)
-                memo = f"number {number}"
-                bank.execute("insert into history values (?, ?, ?)", (client, number, memo))
-                bank.execute("update counter set number = ? where client = ?", (number, client))
-                bank.execute("commit")
+                for statement in _transaction(chance, client, number):
+                    bank.execute(statement)
 
             yield do
 
+    @staticmethod
+    def _by_shell(place: Path, chance: random.Random, number: int) -> None:
+        script = SETTINGS + ";\n".join(_transaction(chance, 0, number)) + ";\n"
+        run("sqlite3", "-bail", place / "app.db", given=script)
+
     def check(self, copy: Path) -> Counts:
-        return _check(copy / "app.db")
+        for name in self._files:
+            if not (copy / name).exists():
+                raise Broken(f"there is no {name}")
+        try:
+            with closing(self._open(copy)) as bank:
+                return _check(bank)
+        except sqlite3.DatabaseError as error:
+            raise Broken(f"sqlite: {error}") from error
 
     def check_strict(self, copy: Path) -> Counts:
         if self._mode == "WAL":
             check_log_ends_with_commit(copy / "app.db-wal")
-        return _check(copy / "app.db")
+        return self.check(copy)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
+def _transaction(chance: random.Random, client: int, number: int) -> Iterator[str]:
+    """The statements of one transaction; now and then of another before it that is rolled back."""
+    if number % ROLLBACK_EVERY == 0:
+        yield "begin immediate"
+        yield from _moves(chance, LARGE_ROWS)
+        yield "rollback"
+    yield "begin immediate"
+    yield from _moves(chance, 1 if number % LARGE_EVERY else LARGE_ROWS)
+    yield f"insert into history values ({client}, {number}, 'number {number}')"
+    yield f"update counter set number = {number} where client = {client}"
+    yield "commit"
 
 
-def _move(bank: sqlite3.Connection, chance: random.Random, rows: int) -> None:
+def _moves(chance: random.Random, rows: int) -> Iterator[str]:
     for _ in range(rows):
         amount = chance.randrange(1, 50)
-        for table, sign in zip(chance.sample(TABLES, 2), (-1, 1), strict=True):
+        for table, sign in zip(chance.sample(TABLES, 2), "-+", strict=True):
             memo = chance.randbytes(chance.randrange(600)).hex()
-            change = f"update {table} set money = money + ?, memo = ? where id = ?"
-            bank.execute(change, (sign * amount, memo, chance.randrange(ACCOUNTS)))
+            change = f"money = money {sign} {amount}, memo = '{memo}'"
+            yield f"update {table} set {change} where id = {chance.randrange(ACCOUNTS)}"
 
 
-def _check(path: Path) -> Counts:
-    if not path.exists():
-        raise Broken("there is no database")
-    try:
-        with closing(sqlite3.connect(path)) as bank:
-            found = bank.execute("pragma integrity_check").fetchall()
-            if found != [("ok",)]:
-                raise Broken(f"integrity_check: {found[:3]}")
-            money = sum(bank.execute(f"select sum(money) from {t}").fetchone()[0] for t in TABLES)
-            counters = bank.execute("select client, number from counter order by 1").fetchall()
-            per_client = "select client, count(*), max(number) from history group by 1 order by 1"
-            history = bank.execute(per_client).fetchall()
-    except sqlite3.DatabaseError as error:
-        raise Broken(f"sqlite: {error}") from error
+def _check(bank: sqlite3.Connection) -> Counts:
+    found = bank.execute("pragma integrity_check").fetchall()
+    if found != [("ok",)]:
+        raise Broken(f"integrity_check: {found[:3]}")
+    money = sum(bank.execute(f"select sum(money) from {table}").fetchone()[0] for table in TABLES)
+    counters = bank.execute("select client, number from counter order by 1").fetchall()
+    per_client = "select client, count(*), max(number) from history group by 1 order by 1"
+    history = bank.execute(per_client).fetchall()
     if money != len(TABLES) * ACCOUNTS * MONEY:
         raise Broken(f"the accounts have {money}")
     if history != [(client, number, number) for client, number in counters if number]:
