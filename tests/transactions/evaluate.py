@@ -83,13 +83,18 @@ def judge(
     verdict = Verdict(recording.program.name, len(recording.commits), len(points))
     claims = {window.commit: _point_of(window, points) for window in _windows(recording.commits)}
     chosen = _chosen(points, [point for point in claims.values() if point], most, chance)
+    program, lsns = recording.program, [point.lsn for point in chosen]
     with scratch() as folder:
         look = partial(_look, recording, folder)
-        strict = whole = _every(partial(look, False), [point.lsn for point in chosen])
-        cut_looks: dict[Lsn, Look] = {}
-        if recording.program.has_strict_check:
-            strict = _every(partial(look, True), [point.lsn for point in chosen])
-            cut_looks = _every(partial(look, True), recording.cuts(cuts, chance))
+        strict = _every(partial(look, True), lsns)
+        whole = dict(strict)
+        # Where the strict check is made on the whole folder, it says all that the other one does.
+        again = [lsn for lsn in lsns if program.strict_files or strict[lsn].counts is None]
+        if program.has_strict_check:
+            whole |= _every(partial(look, False), again)
+        cut_looks = _every(
+            partial(look, True), recording.cuts(cuts * program.has_strict_check, chance)
+        )
     verdict.checked = len(chosen)
     for point in chosen:
         verdict.violations += _violations(recording.commits, point, whole[point.lsn])

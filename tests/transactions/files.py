@@ -115,25 +115,26 @@ class Git(Program):
         yield do
 
     def check(self, copy: Path) -> Counts:
-        options = ("-c", f"safe.directory={copy}")
-        _run("git", *options, "fsck", "--full", "--strict", cwd=copy)
-        number = int(_run("git", *options, "log", "-1", "--format=%s", cwd=copy))
-        for name, content in _tree(number).items():
-            if _run("git", *options, "show", f"HEAD:{name}", cwd=copy) != content:
-                raise Broken(f"commit {number} has a wrong {name}")
-        if int(_run("git", *options, "rev-list", "--count", "HEAD", cwd=copy)) != number + 1:
+        _git(copy, "fsck", "--full", "--strict")
+        number = int(_git(copy, "log", "-1", "--format=%s"))
+        if int(_git(copy, "rev-list", "--count", "HEAD")) != number + 1:
             raise Broken(f"commit {number} lacks ancestors")
+        for name, content in _tree(number).items():
+            if _git(copy, "show", f"HEAD:{name}") != content:
+                raise Broken(f"commit {number} has a wrong {name}")
         return (number,)
 
     def check_strict(self, copy: Path) -> Counts:
-        """Nothing is locked, and neither index nor working tree differ from the commit."""
-        counts = self.check(copy)
-        if locks := [p.name for p in (copy / ".git").rglob("*.lock")]:
-            raise Broken(f"locks are left: {locks}")
-        options = ("-c", f"safe.directory={copy}")
-        if status := _run("git", *options, "status", "--porcelain", cwd=copy):
-            raise Broken(f"commit {counts[0]} is not what the tree has: {status}")
-        return counts
+        """No command is under way: what it locks and what it has yet to name would be left."""
+        patterns = ("*.lock", "tmp_obj_*")
+        if left := [path.name for each in patterns for path in (copy / ".git").rglob(each)]:
+            raise Broken(f"a command is under way: {left}")
+        return self.check(copy)
+
+
+def _git(place: Path, *arguments: str) -> str:
+    """Run git in a copy, which may belong to somebody else."""
+    return _run("git", "-c", f"safe.directory={place}", *arguments, cwd=place)
 
 
 def _tree(number: int) -> dict[str, str]:

@@ -71,7 +71,8 @@ class Program(ABC):
     def check_strict(self, copy: Path) -> Counts:
         """Judge a copy that must hold no half transaction, recovery aside; Broken.
 
-        `copy` has the `strict_files` only, if there are any.
+        `copy` has the `strict_files` only, if there are any; else whatever `check` tests is
+        tested too.
         """
         return self.check(copy)
 
