@@ -119,9 +119,9 @@ class Git(Program):
         number = int(_git(copy, "log", "-1", "--format=%s"))
         if int(_git(copy, "rev-list", "--count", "HEAD")) != number + 1:
             raise Broken(f"commit {number} lacks ancestors")
-        for name, content in _tree(number).items():
-            if _git(copy, "show", f"HEAD:{name}") != content:
-                raise Broken(f"commit {number} has a wrong {name}")
+        tree = _tree(number)
+        if _git(copy, "show", *(f"HEAD:{name}" for name in tree)) != "".join(tree.values()):
+            raise Broken(f"commit {number} has a wrong file")
         return (number,)
 
     def check_strict(self, copy: Path) -> Counts:
