@@ -29,7 +29,7 @@ class Sizes(NamedTuple):
     cuts: int
 
 
-CI = Sizes(100, 30, 40)
+CI = Sizes(100, 20, 25)
 CI_SERVERS = Sizes(100, 6, 0)
 NIGHTLY = Sizes(1000, 600, 300)
 SEED = 5
