@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from pathlib import Path
 from tests.transactions.program import Broken, Counts, Program, Transact
 
 KEYS = 40
+MIDDLE, THINK_S = 2, 0.01
+"""Before which step a program thinks, and how long at the most."""
+
 COUNT_KEY = b"count"
 
 READER, WRITER, CREATE = 0, 1, 2
@@ -102,8 +106,10 @@ class Pair(Program):
 
     strict_files = ("data", "index")
 
-    def __init__(self, variant: str, mmap: bool) -> None:
-        self.name = f"pair-{variant}{'' if mmap else '-nommap'}"
+    def __init__(self, variant: str, mmap: bool, thinks: bool = False) -> None:
+        """`thinks`: the program takes its time in the middle of a transaction, not between two."""
+        self.name = f"pair-{variant}{'' if mmap else '-nommap'}{'-thinking' if thinks else ''}"
+        self._thinks = thinks
         self._variant = variant
         self._flags = 0 if mmap else NO_MMAP
 
@@ -142,7 +148,9 @@ class Pair(Program):
                 "both-first": (write_data, write_index, sync_data, index.sync),
                 "index-first": (write_index, index.sync, write_data, sync_data),
             }
-            for step in orders[self._variant]:
+            for at, step in enumerate(orders[self._variant]):
+                if self._thinks and at == MIDDLE:
+                    time.sleep(chance.random() * THINK_S)
                 step()
 
         try:

@@ -20,6 +20,7 @@ _MAKERS: tuple[Callable[[], Program], ...] = (
     *(partial(PgBench, clients) for clients in (1, 4)),
     InnoDB,
     *(partial(Pair, variant, mmap) for variant in Pair.VARIANTS for mmap in (True, False)),
+    *(partial(Pair, variant, True, True) for variant in ("data-first", "index-first")),
     *(partial(Editor, editor) for editor in ("sed", "vim")),
     Git,
     Maildir,
