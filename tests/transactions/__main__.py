@@ -14,7 +14,7 @@ import sys
 import time
 
 from tests.transactions.evaluate import Verdict, judge
-from tests.transactions.programs import PROGRAMS
+from tests.transactions.programs import JUDGED, PROGRAMS
 from tests.transactions.recording import recorded
 from tests.transactions.report import HEAD, excerpts, row
 from tests.transactions.requirements import shortcomings
@@ -23,7 +23,7 @@ from tests.transactions.requirements import shortcomings
 def main() -> int:
     """Judge the programs one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--program", action="append", choices=list(PROGRAMS))
+    parser.add_argument("--program", action="append", choices=JUDGED)
     parser.add_argument("--transactions", type=int, default=1000, metavar="N")
     parser.add_argument("--points", type=int, default=1000, metavar="N", help="to open at most")
     parser.add_argument("--cuts", type=int, default=300, metavar="N", help="random LSNs to open")
@@ -33,7 +33,7 @@ def main() -> int:
     print(f"seed {options.seed}")
     print(f"| {' | '.join(HEAD)} | seconds |\n|{' --- |' * (len(HEAD) + 1)}", flush=True)
     failed = False
-    for name in options.program or PROGRAMS:
+    for name in options.program or JUDGED:
         began = time.monotonic()
         verdict = run(name, options)
         print(f"| {' | '.join(row(verdict))} | {time.monotonic() - began:.0f} |", flush=True)

@@ -10,7 +10,7 @@ from tests.transactions.mariadb import InnoDB
 from tests.transactions.pair import Pair
 from tests.transactions.postgresql import PgBench
 from tests.transactions.program import Program
-from tests.transactions.sqlite import SQLite
+from tests.transactions.sqlite import Neighbours, SQLite
 
 _MAKERS: tuple[Callable[[], Program], ...] = (
     *(partial(SQLite, mode) for mode in ("DELETE", "TRUNCATE", "PERSIST", "WAL")),
@@ -27,4 +27,9 @@ _MAKERS: tuple[Callable[[], Program], ...] = (
     AppendLog,
 )
 
-PROGRAMS: dict[str, Callable[[], Program]] = {maker().name: maker for maker in _MAKERS}
+JUDGED = tuple(maker().name for maker in _MAKERS)
+"""Those of which each point must be a boundary of all that they do."""
+
+PROGRAMS: dict[str, Callable[[], Program]] = {
+    maker().name: maker for maker in (*_MAKERS, Neighbours)
+}

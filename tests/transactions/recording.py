@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from store.format import Kind
 from store.journal import Journal
@@ -76,8 +76,13 @@ class Recording:
 
     def is_mid_transaction(self, lsn: Lsn) -> bool:
         """Whether cdpfs says that a group is in the midst of a transaction there."""
-        said = json.loads(os.getxattr(self.past(lsn), "user.cdpfs.point.json"))
-        return bool(said["mid_transaction"])
+        return bool(self.said_of(f"@lsn:{lsn}")["mid_transaction"])
+
+    def said_of(self, moment: str) -> dict[str, Any]:
+        """What cdpfs says about the program's folder at a moment."""
+        view = self.place / ".snapshots" / moment
+        found: dict[str, Any] = json.loads(os.getxattr(view, "user.cdpfs.point.json"))
+        return found
 
     @contextmanager
     def journal(self) -> Iterator[Journal]:

@@ -7,7 +7,7 @@ import sqlite3
 import struct
 from array import array
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 from tests.mount.peers import run
@@ -28,14 +28,17 @@ SETTINGS = f"pragma synchronous = full; pragma cache_size = {CACHE_PAGES};\n"
 class SQLite(Program):
     """A bank in one journal mode, synchronous = FULL, written by one client or several."""
 
-    def __init__(self, mode: str, kind: str = "", clients: int = 1) -> None:
+    def __init__(
+        self, mode: str, kind: str = "", clients: int = 1, database: str = "app.db"
+    ) -> None:
         """`kind` is "shell" for a process of the `sqlite3` program for each transaction,
         "attached" for transactions over two databases, "" for one connection to one database."""
         self.name = f"sqlite-{mode.lower()}{kind and '-'}{kind}"
         self.clients = clients
         self._mode = mode
         self._kind = kind
-        self._files = ("app.db", "other.db") if kind == "attached" else ("app.db",)
+        self._database = database
+        self._files = (database, "other.db") if kind == "attached" else (database,)
         self.strict_files = () if mode == "WAL" else self._files
 
     def prepare(self, place: Path) -> None:
@@ -54,7 +57,7 @@ class SQLite(Program):
             bank.execute("commit")
 
     def _open(self, place: Path) -> sqlite3.Connection:
-        bank = sqlite3.connect(place / "app.db", timeout=LOCK_TIMEOUT_S, isolation_level=None)
+        bank = sqlite3.connect(place / self._database, timeout=LOCK_TIMEOUT_S, isolation_level=None)
         if self._kind == "attached":
             bank.execute("attach ? as other", (str(place / "other.db"),))
         assert bank.execute(f"pragma journal_mode = {self._mode}").fetchone()
@@ -74,10 +77,9 @@ class SQLite(Program):
 
             yield do
 
-    @staticmethod
-    def _by_shell(place: Path, chance: random.Random, number: int) -> None:
+    def _by_shell(self, place: Path, chance: random.Random, number: int) -> None:
         script = SETTINGS + ";\n".join(_transaction(chance, 0, number)) + ";\n"
-        run("sqlite3", "-bail", place / "app.db", given=script)
+        run("sqlite3", "-bail", place / self._database, given=script)
 
     def check(self, copy: Path) -> Counts:
         for name in self._files:
@@ -91,7 +93,7 @@ class SQLite(Program):
 
     def check_strict(self, copy: Path) -> Counts:
         if self._mode == "WAL":
-            check_log_ends_with_commit(copy / "app.db-wal")
+            check_log_ends_with_commit(copy / f"{self._database}-wal")
         return self.check(copy)
 
 
@@ -130,6 +132,30 @@ def _check(bank: sqlite3.Connection) -> Counts:
     if history != [(client, number, number) for client, number in counters if number]:
         raise Broken(f"counters {counters}, history {history}")
     return tuple(number for _, number in counters)
+
+
+class Neighbours(Program):
+    """Two databases in one folder, each of a program that knows nothing of the other."""
+
+    name = "sqlite-neighbours"
+    clients = 2
+
+    def __init__(self) -> None:
+        names = [f"{client}.db" for client in range(self.clients)]
+        self._banks = [SQLite("DELETE", database=name) for name in names]
+        self.strict_files = tuple(names)
+
+    def prepare(self, place: Path) -> None:
+        for bank in self._banks:
+            bank.prepare(place)
+
+    def session(
+        self, place: Path, chance: random.Random, client: int
+    ) -> AbstractContextManager[Transact]:
+        return self._banks[client].session(place, chance, 0)
+
+    def check(self, copy: Path) -> Counts:
+        return tuple(bank.check(copy)[0] for bank in self._banks)
 
 
 _WAL_HEADER = struct.Struct(">IIIIIIII")

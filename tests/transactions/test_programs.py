@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.transactions.evaluate import Verdict, judge
-from tests.transactions.programs import PROGRAMS
+from tests.transactions.programs import JUDGED, PROGRAMS
 from tests.transactions.recording import recorded
 from tests.transactions.report import excerpts
 from tests.transactions.requirements import shortcomings
@@ -46,12 +46,12 @@ def _check(name: str, sizes: Sizes) -> None:
     assert shortcomings(verdict) == [], "\n".join(excerpts(verdict))
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", JUDGED)
 def test_each_point_is_a_boundary_with_all_that_was_acknowledged(name: str) -> None:
     _check(name, CI_SERVERS if name in SERVERS else CI)
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", JUDGED)
 def test_a_thousand_transactions_of_each_program(name: str) -> None:
     _check(name, NIGHTLY)
