@@ -37,6 +37,13 @@ class Capture(StrEnum):
     COALESCED = "coalesced"
 
 
+class Policy(StrEnum):
+    """What becomes of changes that can't be logged."""
+
+    AVAILABILITY = "availability"
+    STRICT = "strict"
+
+
 class Grade(StrEnum):
     """How consistent a recovery point is, weakest first."""
 
@@ -104,6 +111,13 @@ def protect(
         Capture | None,
         typer.Option(help="exact: every write is kept. coalesced: faster, kept at syncs only."),
     ] = None,
+    policy: Annotated[
+        Policy | None,
+        typer.Option(
+            help="When the store is full or fails. availability: changes go on, and are found "
+            "later. strict: they are refused."
+        ),
+    ] = None,
     foreground: Foreground = False,
     name: Annotated[str | None, typer.Option(metavar="N", help="The volume's name.")] = None,
     ring_files: Annotated[
@@ -127,6 +141,7 @@ def protect(
         mount_at=at,
         name=name,
         capture=None if capture is None else str(capture),
+        protect=None if policy is None else str(policy),
         ring_files=ring_files,
         ring_file_bytes=None if ring_file_bytes is None else parse_size(ring_file_bytes),
         seed_rate_bytes_s=None if seed_rate is None else parse_size(seed_rate),

@@ -22,11 +22,11 @@ from console.control import STATUS_TIMEOUT_S, Control
 from console.daemon import is_stale
 from console.errors import ConsoleError, NotMounted
 from console.exit_codes import ExitCode
-from console.output import duration_text, path_text, print_json, say, size_text
+from console.output import duration_text, path_text, print_json, say, size_text, time_text
 from store.errors import DamagedError, StoreError
 from store.volume import Store, list_stores
 
-OK, WARN, FAIL, DAMAGE = "ok", "warn", "FAIL", "DAMAGE"
+OK, WARN, FAIL, DAMAGE, UNLOGGED = "ok", "warn", "FAIL", "DAMAGE", "GAP"
 
 LOW_SPACE_SHARE = 0.05
 LOW_SPACE_BYTES = 1 << 30
@@ -67,10 +67,12 @@ def examine(path: str | None, store_root: str | None, as_json: bool) -> ExitCode
 
 
 def worst(findings: list[Finding]) -> ExitCode:
-    """The exit code: damage before failures, warnings are fine."""
+    """The exit code: damage first, then a gap, then failures; warnings are fine."""
     levels = {finding.level for finding in findings}
     if DAMAGE in levels:
         return ExitCode.DAMAGE
+    if UNLOGGED in levels:
+        return ExitCode.UNPROTECTED
     return ExitCode.FAILURE if FAIL in levels else ExitCode.OK
 
 
@@ -248,10 +250,27 @@ def _daemon(store: Store) -> Iterator[Finding]:
         return
     yield Finding(OK, "mount", f"answers at {where}")
     yield _indexer(store, status)
+    yield _protection(status)
     alarms = status.get("alarms")
     for alarm in alarms if isinstance(alarms, list) else []:
         text = alarm.get("message", alarm) if isinstance(alarm, dict) else alarm
         yield Finding(FAIL, "alarm", str(text), f"see {store.log_dir / 'fsd.log'}")
+
+
+def _protection(status: dict[str, object]) -> Finding:
+    """Is everything logged?"""
+    said = status.get("protection")
+    state = said if isinstance(said, dict) else {}
+    if state.get("state", "logged") == "logged":
+        return Finding(OK, "protection", "every change is logged")
+    since = time_text(int(str(state.get("since_ns") or 0)))
+    what = "changes are refused" if state.get("state") == "refusing" else "changes are NOT LOGGED"
+    return Finding(
+        UNLOGGED,
+        "protection",
+        f"{what} since {since}: {state.get('reason')}",
+        "make room for the store, or see to its disk; all goes on by itself then",
+    )
 
 
 def _indexer(store: Store, status: dict[str, object]) -> Finding:

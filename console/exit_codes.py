@@ -27,6 +27,7 @@ class ExitCode(IntEnum):
     COMPANIONS = 13
     HOOK = 14
     NOT_BETWEEN = 15
+    UNPROTECTED = 16
 
     @property
     def meaning(self) -> str:
@@ -52,4 +53,5 @@ _MEANINGS = {
     ExitCode.HOOK: "a --pre or --post command failed or ran out of time; the message says if the "
     "mark is set",
     ExitCode.NOT_BETWEEN: "bisect: not good at the beginning, or not bad at the end",
+    ExitCode.UNPROTECTED: "changes are not logged, or refused, because the store is full or fails",
 }

@@ -31,6 +31,7 @@ from store.ops import Actor
 from store.types import Lsn
 from timetravel.deleted import Deleted, before_deletion, search_deleted
 from timetravel.errors import MomentBeforeProtection, NoSuchPath
+from timetravel.gaps import gap_text
 from timetravel.grade import Grade
 from timetravel.groups import EVERYTHING, Concern, GroupTable
 from timetravel.history import Version, history
@@ -139,6 +140,9 @@ def show_history(
             return
         rows = [_version_row(version) for version in versions]
         table_of_rows(("time", "who", "what", "written", "size", "LSN"), rows, right=(3, 4, 5))
+        for gap in past.journal.gaps():
+            if (first or 0) <= gap.lsn and (last is None or gap.lsn <= last):
+                note(gap_text(gap))
 
 
 def _version_row(version: Version) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ class Wishes:
     mount_at: str | None = None
     name: str | None = None
     capture: str | None = None
+    protect: str | None = None
     ring_files: int | None = None
     ring_file_bytes: int | None = None
     seed_rate_bytes_s: int | None = None
@@ -44,6 +45,7 @@ class Wishes:
             "mount_at": None if self.mount_at is None else os.path.realpath(self.mount_at),
             "name": self.name,
             "capture": self.capture,
+            "protect": self.protect,
             "ring_files": self.ring_files,
             "ring_file_bytes": self.ring_file_bytes,
             "seed_rate_bytes_s": self.seed_rate_bytes_s,

@@ -110,6 +110,7 @@ def _base(store: Store) -> dict[str, Any]:
             "store_free_bytes": disk.f_bavail * disk.f_frsize,
             "store_total_bytes": disk.f_blocks * disk.f_frsize,
         },
+        "protection": {"policy": config.protect, "state": "unmounted"},
         "history": {},
         "groups": {"total": 0, "mid_transaction": 0, "newest": []},
         "worst_loop_delay_ms": 0.0,

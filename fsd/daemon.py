@@ -236,7 +236,7 @@ async def _begin(
     if gap_ns:
         gap = Gap(time.time_ns(), "the daemon ended while the store could not be written", True)
         session.intake.append(Kind.GAP, 0, gap_ns, gap.encode())
-        search = ExternalChanges(session, end, _doubtful_ns(gap_ns), True, starter.seen)
+        search = ExternalChanges(session, end, _doubtful_ns(gap_ns), True, starter.seen, True)
     else:
         search = ExternalChanges(session, end, ended_ns or crash_ns, bool(ended_ns), starter.seen)
     async with trio.open_nursery() as nursery:

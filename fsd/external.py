@@ -38,7 +38,8 @@ REPORT_EVERY = 2000
 class ExternalChanges:
     """One search. `found` counts the changes that were logged.
 
-    `ended_ns`: when the last session ended (0: unknown), `in_order` or by a crash.
+    `ended_ns`: when the last session ended (0: unknown), `in_order` or by a crash. `unlogged`: it
+    was no longer able to log then.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class ExternalChanges:
         ended_ns: int,
         in_order: bool,
         report: Callable[[int], Awaitable[None]],
+        unlogged: bool = False,
     ) -> None:
+        self._flags = int(Flag.EXTERNAL | (Flag.UNLOGGED if unlogged else 0))
         self._session = session
         self._view = View(session.journal, end)
         self._ended_ns = ended_ns
@@ -175,7 +178,7 @@ class ExternalChanges:
         for parent, gone, child in reversed(order):
             await self._wait_for_room()
             is_dir = stat.S_ISDIR(self._view.state(child).mode)
-            flags = int(Flag.EXTERNAL) | (int(Flag.DIRECTORY) if is_dir else 0)
+            flags = self._flags | (int(Flag.DIRECTORY) if is_dir else 0)
             with self._logging():
                 self._log(Kind.UNLINK, child, parent, gone, flags)
                 self._session.names.set(parent, gone, 0, self._session.intake.lsn)
@@ -196,7 +199,7 @@ class ExternalChanges:
         status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         known = self._inodes.get(status.st_ino)
         if known is not None:
-            self._log(Kind.LINK, known, directory.id, name, int(Flag.EXTERNAL))
+            self._log(Kind.LINK, known, directory.id, name, self._flags)
             session.names.set(directory.id, name, known, session.intake.lsn)
             return
         node = session.adopter.resolve(directory, name)
@@ -244,7 +247,7 @@ class ExternalChanges:
         """What the directory's mtime really is."""
         status = self._session.nodes.stat(directory)
         wanted = Attributes(SET_MTIME, 0, 0, 0, status.st_atime_ns, status.st_mtime_ns)
-        flags = int(Flag.EXTERNAL)
+        flags = self._flags
         self._session.intake.append(Kind.SETATTR, directory.id, 0, wanted.encode(), flags)
 
     # --- one node ----------------------------------------------------------------------------
@@ -301,7 +304,7 @@ class ExternalChanges:
         since = session.adopter.since
         assert node.parent is not None
         session.adopter.log_adoption(
-            node.id, node.parent, node.name, status, since, int(Flag.EXTERNAL), links=state.links
+            node.id, node.parent, node.name, status, since, self._flags, links=state.links
         )
         node.unseeded = session.adopter.unseeded_of(node.id)
         self.found += 1
@@ -327,7 +330,7 @@ class ExternalChanges:
                 status.st_atime_ns,
                 status.st_mtime_ns,
             )
-            self._log(Kind.SETATTR, node.id, 0, wanted.encode(), int(Flag.EXTERNAL))
+            self._log(Kind.SETATTR, node.id, 0, wanted.encode(), self._flags)
         if suspicious:
             self._compare_xattrs(node)
 
@@ -337,10 +340,10 @@ class ExternalChanges:
         have = dict(read_xattrs(nodes.magic_path(node), follow))
         had = self._view.xattrs(node.id)
         for name in had.keys() - have.keys():
-            self._log(Kind.REMOVEXATTR, node.id, 0, name, int(Flag.EXTERNAL))
+            self._log(Kind.REMOVEXATTR, node.id, 0, name, self._flags)
         for name, value in have.items():
             if had.get(name) != value:
-                self._log(Kind.SETXATTR, node.id, len(name), name + value, int(Flag.EXTERNAL))
+                self._log(Kind.SETXATTR, node.id, len(name), name + value, self._flags)
 
     def _log(self, kind: Kind, node: NodeId, offset: int, payload: bytes, flags: int) -> None:
         self._session.intake.append(kind, node, offset, payload, flags)

@@ -20,7 +20,7 @@ from fsd.external import ExternalChanges
 from fsd.nodes import Node
 from fsd.unlogged import TO_THE_END, Range, Unlogged
 from store.errors import NotSeeded
-from store.format import CHUNK_BYTES, Flag, Kind
+from store.format import CHUNK_BYTES, Kind
 from store.journal import NodeState
 from store.ops import encode_entry
 from store.types import ROOT, Lsn, NodeId
@@ -49,7 +49,7 @@ class Resync(ExternalChanges):
         lacking: Unlogged,
         protection: Protection,
     ) -> None:
-        super().__init__(session, end, max(since_ns - CLOCK_SLACK_NS, 1), True, _give_way)
+        super().__init__(session, end, max(since_ns - CLOCK_SLACK_NS, 1), True, _give_way, True)
         self._wait_for_room = session.wait_for_real_room
         self._logging = protection.logging
         self._lacking = lacking
@@ -175,7 +175,7 @@ class Resync(ExternalChanges):
                 entry = encode_entry(directory.id, name)
                 self._log(Kind.ADOPT_NAME, node.id, session.adopter.since, entry, 0)
             else:
-                self._log(Kind.LINK, node.id, directory.id, name, int(Flag.EXTERNAL))
+                self._log(Kind.LINK, node.id, directory.id, name, self._flags)
             session.names.set(directory.id, name, node.id, session.intake.lsn)
             if node.is_dir and self._lacking.everything:
                 node.uses += 1
@@ -193,7 +193,7 @@ class Resync(ExternalChanges):
         """A node that only memory knows, with what is in it."""
         session = self._session
         adopter = session.adopter
-        since, flags, links = Lsn(session.intake.lsn + 1), int(Flag.EXTERNAL), 1
+        since, flags, links = Lsn(session.intake.lsn + 1), self._flags, 1
         untouched = node.id in self._lacking.found and not self._lacking.nodes.get(node.id)
         if untouched and session.names.index_lacks(directory.id, name):
             # It was there before: only that it was met for the first time was not logged.
@@ -251,7 +251,7 @@ class Resync(ExternalChanges):
                 node.name,
                 status,
                 Lsn(self._session.intake.lsn + 1),
-                int(Flag.EXTERNAL),
+                self._flags,
                 links=state.links,
             )
         node.unseeded = adopter.unseeded_of(node.id)
@@ -263,7 +263,7 @@ class Resync(ExternalChanges):
             size = os.fstat(fd).st_size
             if size != state.size_bytes:
                 with self._logging():
-                    self._log(Kind.TRUNCATE, node.id, size, b"", int(Flag.EXTERNAL))
+                    self._log(Kind.TRUNCATE, node.id, size, b"", self._flags)
             for start, stop in ranges:
                 for at in range(start, min(stop, size), CHUNK_BYTES):
                     await self._wait_for_room()
@@ -278,4 +278,4 @@ class Resync(ExternalChanges):
         right = os.pread(fd, length, at)
         if right and right != self._view.read(node, at, len(right)).ljust(len(right), b"\0"):
             with self._logging():
-                self._log(Kind.WRITE, node, at, right, int(Flag.EXTERNAL))
+                self._log(Kind.WRITE, node, at, right, self._flags)

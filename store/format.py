@@ -229,6 +229,7 @@ class Flag(IntFlag):
     DATASYNC = 4  # of FSYNC: fdatasync
     REPAIR = 8  # made by recovery
     DIRECTORY = 16  # of UNLINK: rmdir
+    UNLOGGED = 32  # with EXTERNAL: made through the mount, in a gap of the log
     SYNCHRONOUS = 32  # of WRITE: through O_SYNC or O_DSYNC, durable when it returned
 
 

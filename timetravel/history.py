@@ -49,6 +49,7 @@ class Event(Enum):
     ATTRIBUTES = "attributes"
     ADOPTED = "found"  # was there when protection began
     EXTERNAL = "external"  # changed while the volume was not mounted
+    UNLOGGED = "unlogged"  # changed through the mount, in a gap of the log: found afterwards
     ENTRIES = "entries"  # of a directory: its names changed
 
 
@@ -267,7 +268,7 @@ class _Draft:
         self.last = op
         self.events[change.event] = None
         if op.flags & Flag.EXTERNAL:
-            self.events[Event.EXTERNAL] = None
+            self.events[Event.UNLOGGED if op.flags & Flag.UNLOGGED else Event.EXTERNAL] = None
         kind = Kind(op.kind)
         self.ops[kind.name.lower()] = self.ops.get(kind.name.lower(), 0) + 1
         if kind is Kind.WRITE:

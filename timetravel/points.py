@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from store.journal import Journal, NodeState, Point, Snapshot
 from store.types import Lsn, TimeNs
 from timetravel.errors import MomentError
+from timetravel.gaps import gap_points
 from timetravel.grade import Grade
 from timetravel.groups import EVERYTHING, GroupTable
 from timetravel.moment import label_for_point
@@ -68,7 +69,8 @@ def points(
             crash = snapshot.points(since, stop, Grade.CRASH.label)
             if path is not None:
                 crash = _where_changed(journal, path, crash)
-            every = heapq.merge(every, crash, key=lambda point: point.lsn)
+            gaps = gap_points(snapshot, since, stop)
+            every = heapq.merge(every, crash, gaps, key=lambda point: point.lsn)
         for point in every:
             concerned = groups is None or not point.group or point.group in groups
             if concerned and Grade.of(point.grade) >= grade:

@@ -27,6 +27,7 @@ from timetravel.errors import (
     NoSuchNode,
     UnknownMark,
 )
+from timetravel.gaps import gap_note, within_resync
 from timetravel.grade import Grade
 from timetravel.groups import EVERYTHING, Concern, GroupTable
 from timetravel.moment import AtLsn, AtMark, AtTime, BeforeLastWrite, Moment, format_time
@@ -158,9 +159,22 @@ def resolve(
     with journal.snapshot() as snapshot:
         located = _locate(snapshot, moment, now_ns, node)
         point = _point_at(snapshot, located.lsn, located, moment)
-    if not located.goes_to_point:
-        return judge(journal, point, now_ns, subject, settings) if judge_exact else point
-    return _at_barrier(journal, point, located, now_ns, subject or Everything(), settings)
+    if located.goes_to_point:
+        point = _at_barrier(journal, point, located, now_ns, subject or Everything(), settings)
+    elif judge_exact:
+        point = judge(journal, point, now_ns, subject, settings)
+    return _with_gap(journal, point, moment)
+
+
+def _with_gap(journal: Journal, point: ResolvedPoint, moment: Moment) -> ResolvedPoint:
+    """With what is to be said of changes that went unlogged."""
+    asked_ns = moment.time_ns if isinstance(moment, AtTime) else None
+    with journal.snapshot() as snapshot:
+        gap = gap_note(snapshot, point.asked_lsn or point.lsn, asked_ns)
+        whole = not within_resync(snapshot, point.lsn)
+    note = "; ".join(filter(None, (point.note, gap)))
+    grade = point.grade if whole else Grade.CRASH
+    return replace(point, note=note, grade=grade) if gap or not whole else point
 
 
 def judge(

@@ -5,16 +5,24 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from store.journal import Journal
-from store.types import Lsn
+from console.doctor import volume_findings, worst
+from console.exit_codes import ExitCode
+from store.journal import GapSpan, Journal
+from store.types import Lsn, TimeNs
 from store.verify import verify
 from tests.crash import copies
 from tests.crash.victim import Victim
+from timetravel.grade import Grade
+from timetravel.history import Event, history
+from timetravel.moment import AtLsn, AtTime
+from timetravel.points import points
+from timetravel.resolve import resolve
 from timetravel.view import View
 
 pytestmark = pytest.mark.skipif(
@@ -145,7 +153,35 @@ def test_what_changed_in_a_gap_is_found_and_the_gap_is_told(cramped: Victim) -> 
     assert gap.started_ns < gap.ended_ns
     assert "full" in gap.reason
     assert gap.lsn > before
+    check_what_is_told(cramped, gap)
     check_the_end(cramped)
+
+
+def check_what_is_told(victim: Victim, gap: GapSpan) -> None:
+    """By the moments inside the gap, the points, and the history of a file."""
+    middle = AtTime(TimeNs((gap.started_ns + gap.ended_ns) // 2))
+    with Journal(victim.store) as journal:
+        point = resolve(journal, middle, now_ns=time.time_ns())
+        assert point.lsn < gap.lsn
+        assert point.grade is Grade.CRASH
+        assert "this is the state before them" in point.note
+        behind = resolve(journal, AtLsn(gap.lsn), now_ns=time.time_ns())
+        assert "only some of them" in behind.note
+        after = resolve(journal, AtTime(TimeNs(time.time_ns())), now_ns=time.time_ns())
+        assert after.note == ""
+        reasons = [found.reason for found in points(journal)]
+        assert sum("went unlogged" in reason for reason in reasons) == 1
+        versions = list(history(journal, b"old"))
+        assert Event.UNLOGGED in versions[-1].events
+
+
+def test_doctor_tells_a_gap_by_its_exit_code(cramped: Victim) -> None:
+    into_the_gap(cramped)
+    findings = list(volume_findings(cramped.store))
+    assert worst(findings) is ExitCode.UNPROTECTED
+    settle(cramped)
+    make_space(cramped)
+    assert worst(list(volume_findings(cramped.store))) is ExitCode.OK
 
 
 def test_a_file_that_stays_open_through_a_gap_stays_the_same_file(cramped: Victim) -> None:
