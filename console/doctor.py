@@ -226,8 +226,10 @@ def _journal(store: Store) -> Finding:
         return Finding(
             WARN,
             "journal",
-            f"its newest op is {duration_text(ahead_s)} in the future: the clock was set back",
-            "check the clock; times of new changes stand still until it has caught up",
+            f"the log's clock is ahead of the machine's by {duration_text(ahead_s)}: the clock was "
+            "set back",
+            "check the clock. Until it has caught up, times of changes stand still, and a time "
+            "means the newest state noted at it, to half a minute; @lsn:N and marks are exact",
         )
     return Finding(OK, "journal", f"readable up to LSN {newest.lsn}")
 

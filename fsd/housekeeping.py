@@ -43,7 +43,7 @@ class Housekeeper:
         self._no_space = False
         self._progress = (0, 0.0)
         """How far the index was, and since when."""
-        self._boot = json.dumps({"boot": boot_id()}).encode()
+        self._boot = boot_id()
 
     async def run(self) -> None:
         """Run all of them until cancelled."""
@@ -120,7 +120,8 @@ class Housekeeper:
             return
         if session.intake.has_room():
             try:
-                session.intake.append(Kind.CHECKPOINT, 0, upto, self._boot)
+                said = {"boot": self._boot, "time_ns": time.time_ns()}
+                session.intake.append(Kind.CHECKPOINT, 0, upto, json.dumps(said).encode())
             except StoreError as error:
                 session.protection.suspend(error)
                 return

@@ -15,6 +15,7 @@ from fsd.session import Session
 METER_S = 1.0
 METER_SAMPLES = 10
 INDEXER_SILENT_S = 30.0
+CLOCK_AHEAD_S = 5.0
 LOW_SPACE = 0.05
 """Less than this part of the store's file system free raises an alarm."""
 
@@ -108,6 +109,11 @@ def seeding_of(session: Session) -> dict[str, Any]:
 def alarms_of(session: Session, space: os.statvfs_result | None) -> list[str]:
     """What a person should look at."""
     alarms = _alarms_of_protection(session)
+    ahead_s = (session.intake.time_ns - time.time_ns()) / 1e9
+    if ahead_s > CLOCK_AHEAD_S:
+        alarms.append(
+            f"the log's clock is ahead of the machine's by {ahead_s:.0f} s: the clock was set back"
+        )
     page = session.page
     silent_s = (time.time_ns() - page.indexer_beat_ns) / 1e9
     if not session.supervisor.pid:

@@ -217,7 +217,7 @@ class Kind(IntEnum):
     SEEDED = 19  # 0; 0: the whole tree is in the journal
     MOUNT = 20  # 0; 0; `{"version", "boot"}` as JSON: a session begins
     CLEAN = 21  # 0; wall time in ns: a session ends in order, the backing tree is on disk
-    CHECKPOINT = 22  # 0; LSN up to which the backing tree is on disk; `{"boot"}` as JSON
+    CHECKPOINT = 22  # 0; LSN up to which the tree is on disk; `{"boot", "time_ns"}` as JSON
     GAP = 23  # 0; wall time in ns when it began; `ops.Gap`: changes since then went unlogged
 
 

@@ -33,6 +33,7 @@ REINDEX_HINT = "the segments are the truth: unmount the volume and run cdpfs rei
 VERSION_KEY = b"version"
 STATE_KEY = b"state"
 GAP_PREFIX = b"gap"
+CLOCK_PREFIX = b"clock"
 
 
 class Tables(NamedTuple):
@@ -40,7 +41,8 @@ class Tables(NamedTuple):
 
     meta: Table
     """VERSION_KEY → version; STATE_KEY → `index_rows.IndexState`; GAP_PREFIX, LSN of a GAP op →
-    when the gap began (8 bytes), and the op's payload."""
+    when the gap began (8 bytes), and the op's payload; CLOCK_PREFIX, wall time → LSN: what the
+    machine's clock said while the log's was ahead of it, without those that a later op undid."""
     ops: Table
     """LSN of the first → up to OPS_PER_ROW consecutive ops (`index_rows`)."""
     batches: Table

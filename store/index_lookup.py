@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from store.extents import RegionCodec, RegionPiece
 from store.format import key_extent, key_lsn, key_name_lsn, key_node_lsn
-from store.index_env import GAP_PREFIX, STATE_KEY, Cursor, Table, Tables, Transaction
+from store.index_env import CLOCK_PREFIX, GAP_PREFIX, STATE_KEY, Cursor, Table, Tables, Transaction
 from store.index_history import NEWEST, read_history, seek_floor
 from store.index_listing import ListingCodec
 from store.index_rows import (
@@ -152,6 +152,15 @@ class Lookup:
         """(LSN, wall time at which it began, payload) of every GAP op."""
         for key, row in self._range(self._tables.meta, GAP_PREFIX, GAP_PREFIX):
             yield Lsn(_lsn(key)), int.from_bytes(row[:8], "little"), row[8:]
+
+    def lsn_by_clock(self, wall_ns: int) -> Lsn:
+        """The newest op of those that tell of a machine's clock behind the log's, and that it said
+        `wall_ns` at the most; 0 for none."""
+        cursor = self._cursor(self._tables.meta)
+        key = CLOCK_PREFIX + key_lsn(min(wall_ns, NEWEST))
+        if not seek_floor(cursor, key) or not cursor.key().startswith(CLOCK_PREFIX):
+            return Lsn(0)
+        return Lsn(_number(cursor.value()))
 
     # --- nodes -----------------------------------------------------------------------------------
 

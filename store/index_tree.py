@@ -7,13 +7,14 @@ may be newer rows of other names already. One thread at a time.
 
 from __future__ import annotations
 
+import json
 import stat
 from collections.abc import Callable
 
 from store.errors import InconsistentLog
 from store.format import Flag, Kind, key_lsn, key_name_lsn, key_node_lsn
 from store.index_content import ContentWriter
-from store.index_env import GAP_PREFIX, Tables, Transaction
+from store.index_env import CLOCK_PREFIX, GAP_PREFIX, Tables, Transaction
 from store.index_history import NEWEST, HistoryWriter
 from store.index_listing import Change, ListingCodec, link_name
 from store.index_lookup import HELD, REMOVED, Lookup
@@ -36,6 +37,8 @@ from store.ops import (
 from store.types import Lsn, NodeId
 
 _PERMISSIONS = 0o7777
+CLOCK_AHEAD_NS = 1_000_000_000
+"""The log's clock counts as ahead of the machine's from this difference on."""
 
 
 class TreeWriter:
@@ -65,6 +68,8 @@ class TreeWriter:
             Kind.BASE: self._base,
             Kind.DIR_SEEDED: self._dir_seeded,
             Kind.GAP: self._gap,
+            Kind.MOUNT: self._clock,
+            Kind.CHECKPOINT: self._clock,
         }
         """By kind; ops of other kinds (and WRITE, which `index` does itself) change no tree."""
 
@@ -210,6 +215,22 @@ class TreeWriter:
         row = op.offset.to_bytes(8, "little") + bytes(op.payload)
         self._txn.put(GAP_PREFIX + key_lsn(op.lsn), row, db=self._tables.meta)
 
+    def _clock(self, op: Op) -> None:
+        """The machine's clock, which may have been set back behind the log's.
+
+        Of two ops the later one counts at every time from its own on; so the rows, in the order of
+        their times, are in the order of their LSNs as well.
+        """
+        wall_ns = _wall_ns(op.payload)
+        if not 0 < wall_ns < op.time_ns - CLOCK_AHEAD_NS:
+            return
+        key = CLOCK_PREFIX + key_lsn(wall_ns)
+        with self._txn.cursor(self._tables.meta) as cursor:
+            found = cursor.set_range(key)
+            while found and cursor.key().startswith(CLOCK_PREFIX):
+                found = cursor.delete()
+        self._txn.put(key, key_lsn(op.lsn), db=self._tables.meta)
+
     # --- what was there before -------------------------------------------------------------------
 
     def _adopt(self, op: Op) -> None:
@@ -293,6 +314,15 @@ class TreeWriter:
             self._dirlog.append(key_lsn(op.node), row)
         directory.complete = True
         self._put_base(op.node, base._replace(complete=True))
+
+
+def _wall_ns(payload: bytes | memoryview) -> int:
+    """What the machine's clock said; 0 when the op does not tell."""
+    try:
+        said = json.loads(bytes(payload))["time_ns"]
+    except (ValueError, KeyError, TypeError):
+        return 0
+    return said if isinstance(said, int) and 0 < said < 1 << 63 else 0
 
 
 def _adopted_state(node: NodeId, since: Lsn, adopted: Adopted) -> NodeState:

@@ -90,6 +90,11 @@ class Journal:
         with self.snapshot() as snapshot:
             return snapshot.lsn_at(time_ns)
 
+    def lsn_at_clock(self, wall_ns: int) -> Lsn:
+        """See `Snapshot`."""
+        with self.snapshot() as snapshot:
+            return snapshot.lsn_at_clock(wall_ns)
+
     def op(self, lsn: Lsn) -> OpMeta | None:
         """See `Snapshot`."""
         with self.snapshot() as snapshot:

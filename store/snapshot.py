@@ -113,6 +113,14 @@ class Snapshot:
                 high = Lsn(middle - 1)
         return low
 
+    def lsn_at_clock(self, wall_ns: int) -> Lsn:
+        """The newest op from when the machine's clock said `wall_ns` or less; 0 for none.
+
+        The same as `lsn_at` unless the clock was set back: then the log's goes on in front, and
+        what was noted of the machine's decides, to within half a minute. Never less for more.
+        """
+        return max(self.lsn_at(TimeNs(wall_ns)), self._lookup.lsn_by_clock(wall_ns))
+
     def op(self, lsn: Lsn) -> OpMeta | None:
         """One op; None if the index doesn't hold it."""
         return self._lookup.op(lsn)

@@ -120,7 +120,7 @@ def _listed_points(
 ) -> Iterator[ListedPoint]:
     """From the newest back, jumping over spans of time without ops."""
     table = GroupTable(snapshot, now_ns=now_ns, quiet_ns=settings.quiet_ns)
-    lsn = snapshot.lsn_at(TimeNs(now_ns))
+    lsn = snapshot.lsn_at_clock(now_ns)
     days = 0
     while lsn and days < MAX_LISTED_DAYS:
         op = snapshot.op(lsn)
@@ -132,7 +132,12 @@ def _listed_points(
             name = label_for_point(time_ns)
         except MomentError:
             return  # a clock that was wrong by centuries: no name means such a time
+        if time_ns > now_ns or snapshot.lsn_at_clock(time_ns) != worth.lsn:
+            name = f"@lsn:{worth.lsn}"  # the clock was set back: the time means a later op as well
         yield ListedPoint(name, worth.lsn, time_ns, worth.grade)
+        if op.time_ns > now_ns:
+            lsn = snapshot.lsn_at(TimeNs(now_ns))
+            continue
         bucket_ns = _bucket_ns(now_ns - op.time_ns)
         days += bucket_ns == _DAY_NS
         lsn = snapshot.lsn_at(TimeNs(op.time_ns // bucket_ns * bucket_ns - 1))

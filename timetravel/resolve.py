@@ -281,7 +281,7 @@ def _at_time(
         return last.lsn, "the newest op"
     if moment.time_ns > max(now_ns, last.time_ns):
         raise MomentInFuture(moment.display(), format_time(now_ns))
-    lsn = snapshot.lsn_at(moment.time_ns)
+    lsn = snapshot.lsn_at_clock(moment.time_ns)
     if lsn < first.lsn:
         raise MomentBeforeProtection(moment.display(), format_time(first.time_ns))
     return lsn, "the newest op at or before that time"
