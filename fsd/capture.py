@@ -35,6 +35,10 @@ from store.ops import (
 from store.types import Lsn, NodeId
 
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
+_DISK_FAILS = frozenset(
+    (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.ENXIO, errno.ENODEV)
+)
+"""With these a call may have been made in part; others refuse before anything is done."""
 _libc = ctypes.CDLL(None, use_errno=True)
 _WRITE = int(Kind.WRITE)
 
@@ -66,6 +70,8 @@ class Capture:
         self.touched: dict[int, Node] = {}
         self.abort_lost: Callable[[Lsn, StoreError], None] | None = None
         """Told of an op whose ABORT can't be logged."""
+        self.in_doubt: Callable[[tuple[int, int, int, bytes], OSError], None] = _ignore
+        """Told (kind, node, offset, payload) of an op that failed, maybe not wholly."""
         self._own_uid = os.geteuid()
         self._own_gid = os.getegid()
 
@@ -114,8 +120,10 @@ class Capture:
         lsn = self.intake.append(Kind.CREATE, node_id, parent.id, created.encode(), 0, actor)
         try:
             fd = self._make(dir_fd, created, flags)
-        except OSError:
+        except OSError as error:
             self._abort(lsn)
+            if error.errno in _DISK_FAILS and _exists(dir_fd, created.name):
+                self._doubt((Kind.CREATE, node_id, parent.id, created.encode()), error)
             raise
         is_dir = stat.S_ISDIR(created.mode)
         node = self.nodes.add(node_id, parent, created.name, is_dir)
@@ -172,9 +180,9 @@ class Capture:
     def link(self, node: Node, parent: Node, name: bytes, actor: Lsn) -> None:
         """Log and add a hard link."""
         dir_fd = self.nodes.dir_fd(parent)
-        lsn = self.intake.append(Kind.LINK, node.id, parent.id, name, 0, actor)
         source = self.nodes.magic_path(node)
         follow = self.nodes.has_fd_path(node)
+        lsn = self.intake.append(Kind.LINK, node.id, parent.id, name, 0, actor)
         self._backing(lsn, os.link, source, name, dst_dir_fd=dir_fd, follow_symlinks=follow)
         self.names.set(parent.id, name, node.id, lsn)
         self._touch(parent)
@@ -232,9 +240,12 @@ class Capture:
                 self._backing(lsn, swap_names, old_fd, name, new_fd, new_name)
             else:
                 self._backing(lsn, os.rename, name, new_name, src_dir_fd=old_fd, dst_dir_fd=new_fd)
-        except OSError:
+        except OSError as error:
             if keep_as is not None:
-                os.rename(hidden, new_name, src_dir_fd=hidden_fd, dst_dir_fd=new_fd)
+                try:
+                    os.rename(hidden, new_name, src_dir_fd=hidden_fd, dst_dir_fd=new_fd)
+                except OSError:
+                    self._doubt((Kind.RENAME, node.id, parent.id, payload), error)
             raise
         self.names.set(new_parent.id, new_name, node.id, lsn)
         self.names.set(parent.id, name, other_id if exchange else 0, lsn)
@@ -262,10 +273,15 @@ class Capture:
 
     def setattr(self, node: Node, wanted: Attributes, actor: Lsn) -> None:
         """Log and set mode, owner and times."""
-        lsn = self.intake.append(Kind.SETATTR, node.id, 0, wanted.encode(), 0, actor)
         fd = self.nodes.open_path(node)
+        payload = wanted.encode()
         try:
+            lsn = self.intake.append(Kind.SETATTR, node.id, 0, payload, 0, actor)
             self._backing(lsn, _set_attributes, fd, wanted)
+        except OSError as error:
+            # Of several attributes some may have been set before one failed.
+            self._doubt((Kind.SETATTR, node.id, 0, payload), error)
+            raise
         finally:
             os.close(fd)
         if wanted.mask & SET_MTIME:
@@ -276,14 +292,14 @@ class Capture:
 
     def setxattr(self, node: Node, name: bytes, value: bytes, flags: int, actor: Lsn) -> None:
         """Log and set an extended attribute."""
-        lsn = self.intake.append(Kind.SETXATTR, node.id, len(name), name + value, 0, actor)
         path, follow = self.nodes.magic_path(node), self.nodes.has_fd_path(node)
+        lsn = self.intake.append(Kind.SETXATTR, node.id, len(name), name + value, 0, actor)
         self._backing(lsn, os.setxattr, path, name, value, flags, follow_symlinks=follow)
 
     def removexattr(self, node: Node, name: bytes, actor: Lsn) -> None:
         """Log and remove an extended attribute."""
-        lsn = self.intake.append(Kind.REMOVEXATTR, node.id, 0, name, 0, actor)
         path, follow = self.nodes.magic_path(node), self.nodes.has_fd_path(node)
+        lsn = self.intake.append(Kind.REMOVEXATTR, node.id, 0, name, 0, actor)
         self._backing(lsn, os.removexattr, path, name, follow_symlinks=follow)
 
     # --- what the backing file system did by itself -----------------------------------------
@@ -314,6 +330,15 @@ class Capture:
         touched_ns, node.touched_ns = node.touched_ns, 0
         if not touched_ns:
             return
+        try:
+            self._set_mtime(node, touched_ns)
+        except OSError as error:
+            if error.errno != errno.ENOENT and not node.touched_ns:
+                node.touched_ns = touched_ns
+                self.touched[node.id] = node
+            raise
+
+    def _set_mtime(self, node: Node, touched_ns: int) -> None:
         if node.fd >= 0:
             path, follow = b"/proc/self/fd/%d" % node.fd, True
             os.utime(path, ns=(os.fstat(node.fd).st_atime_ns, touched_ns), follow_symlinks=follow)
@@ -324,6 +349,10 @@ class Capture:
         os.utime(node.name, ns=(atime_ns, touched_ns), dir_fd=dir_fd, follow_symlinks=False)
 
     # --- failures -------------------------------------------------------------------------
+
+    def _doubt(self, op: tuple[int, int, int, bytes], error: OSError) -> None:
+        if error.errno in _DISK_FAILS:
+            self.in_doubt(op, error)
 
     def _abort(self, lsn: Lsn) -> None:
         try:
@@ -342,6 +371,21 @@ class Capture:
         except OSError:
             self._abort(lsn)
             raise
+
+
+def _ignore(op: tuple[int, int, int, bytes], error: OSError) -> None:
+    """Before anybody listens."""
+
+
+def _exists(dir_fd: int, name: bytes) -> bool:
+    """Is there something under the name, as far as can be told?"""
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _set_attributes(fd: int, wanted: Attributes) -> None:

@@ -58,6 +58,10 @@ class GapKeeper:
                 await self._look_for_store()
             if protection.state == "entering":
                 await self._enter()
+            elif protection.state == "doubtful":
+                await self._try_to_leave()
+                if protection.state == "doubtful":
+                    await protection.move("refusing")
             if protection.is_suspended():
                 await trio.sleep(LOOK_S)
                 await self._look_at_bounds()

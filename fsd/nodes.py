@@ -200,7 +200,10 @@ class NodeTable:
     @staticmethod
     def _has_no_name(node: Node) -> bool:
         """Will nobody ever see its times? With another hard link the backing file goes on."""
-        return not node.linked and node.fd >= 0 and not os.fstat(node.fd).st_nlink
+        try:
+            return not node.linked and node.fd >= 0 and not os.fstat(node.fd).st_nlink
+        except OSError:
+            return False
 
     def path_of(self, node: Node) -> bytes:
         """The path from the root, for people and logs."""

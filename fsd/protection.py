@@ -6,6 +6,8 @@ The store can be full, fail or be gone. The volume's policy (`protect` in volume
     entering    the store failed; what was logged goes to the backing disk, and a note is made
                 that outlives this process. Changes wait
     unlogged    (availability) changes are made and remembered, see `fsd/unlogged.py`
+    doubtful    the backing tree failed in the middle of a change. What it concerns is compared as
+                after a gap, though nothing went unlogged. Changes wait
     refusing    (strict, or when no such note can be made) changes get ENOSPC or EIO
     resync      the store answers again: what the journal lacks is logged. Changes wait
 
@@ -32,6 +34,8 @@ from store.intake import Intake
 from store.types import NO_LSN, Lsn, NodeId
 
 log = logging.getLogger(__name__)
+
+_WAITING = frozenset(("entering", "doubtful", "resync"))
 
 
 class Protection:
@@ -69,12 +73,15 @@ class Protection:
 
     # --- the store failed -------------------------------------------------------------------
 
-    def suspend(self, cause: StoreError) -> bool:
-        """The store failed. True when the request that met this is to be tried again."""
+    def suspend(self, cause: StoreError, state: str = "") -> bool:
+        """The store failed. True when the request that met this is to be tried again.
+
+        `state`: which one follows, if not the one that the policy wants.
+        """
         if self.state == "logged":
-            log.warning("changes can't be logged any more: %s", cause)
+            log.warning("changes can't be logged: %s", cause)
             self.cause, self.since_ns = cause, time.time_ns()
-            self.state = "entering" if self.policy == "availability" else "refusing"
+            self.state = state or ("entering" if self.policy == "availability" else "refusing")
             self.unlogged = Unlogged()
             self.hide_intake()
             self.failed.set()
@@ -101,6 +108,17 @@ class Protection:
         self.suspend(cause)
         self.unaborted = lsn
 
+    def doubt(self, op: tuple[int, int, int, bytes], cause: OSError) -> None:
+        """An op (kind, node, offset, payload) failed in the backing tree, maybe not wholly."""
+        if self.state == "logged":
+            number = cause.errno or errno.EIO
+            fault = StoreFault(
+                f"the backing tree failed in the middle of a change: {cause}", number
+            )
+            self.suspend(fault, "doubtful")
+        kind, node, offset, payload = op
+        self.unlogged.note(kind, NodeId(node), offset, payload)
+
     async def move(self, state: str) -> None:
         """Another state; whoever waits for one looks again."""
         self.state = state
@@ -113,9 +131,9 @@ class Protection:
 
     async def admit(self) -> None:
         """A request that changes something may go on when it returns. StoreFull, StoreFault."""
-        while self.state in ("entering", "resync"):
+        while self.state in _WAITING:
             async with self._moved:
-                if self.state in ("entering", "resync"):
+                if self.state in _WAITING:
                     await self._moved.wait()
         if self.state == "refusing":
             raise self._refusal()

@@ -62,6 +62,7 @@ class Session:
         self.seeder = Seeder(intake, self.nodes, self.names, self.adopter, self.wait_for_log)
         self.protection = Protection(intake, store.config.protect)
         self.capture.abort_lost = self.protection.give_up
+        self.capture.in_doubt = self.protection.doubt
         self.checkpointed = Lsn(0)
         self.serving = False
         """Do applications reach the tree through us?"""
