@@ -91,6 +91,7 @@ class FaultBench:
         """Each site that the workload passes, and how often."""
         self._tell(json.dumps({"count": str(self._counts)}))
         self._work()
+        self.volume.sync()
         self._tell(None)
         return Counter(self._counts.read_text().splitlines())
 
@@ -98,7 +99,10 @@ class FaultBench:
         """Run the workload with this fault, and see everything come right again."""
         before = self.refused
         self._tell(fault.order())
+        indexer = self._indexer()
         self._work()
+        if fault.site.startswith("indexer "):
+            self._wait_for_indexer(indexer)
         self._tell(None)
         self.silent += self.refused == before
         try:
@@ -106,6 +110,18 @@ class FaultBench:
         except BaseException:
             print(f"\nwith {fault}")
             raise
+
+    def _indexer(self) -> int:
+        return int(self.volume.call("status")["pids"]["indexer"])
+
+    def _wait_for_indexer(self, before: int) -> None:
+        """Until it has met its fault, or has got by."""
+        wanted = self.volume.call("status")["lsn"]
+        while True:
+            status = self.volume.call("status")
+            troubled = any("indexer" in alarm for alarm in status["alarms"])
+            if troubled or status["indexed_lsn"] >= wanted or status["pids"]["indexer"] != before:
+                return
 
     def _tell(self, order: str | None) -> None:
         if order is None:
