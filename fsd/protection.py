@@ -129,13 +129,16 @@ class Protection:
 
     # --- requests ---------------------------------------------------------------------------
 
-    async def admit(self) -> None:
-        """A request that changes something may go on when it returns. StoreFull, StoreFault."""
+    async def admit(self, little: bool) -> None:
+        """A request that may change something can go on when it returns. StoreFull, StoreFault.
+
+        `little`: if it only looks, or nothing is to be logged of it, it is not refused here.
+        """
         while self.state in _WAITING:
             async with self._moved:
                 if self.state in _WAITING:
                     await self._moved.wait()
-        if self.state == "refusing":
+        if self.state == "refusing" and not little:
             raise self._refusal()
 
     def _refusal(self) -> StoreError:

@@ -87,11 +87,12 @@ class Session:
     async def wait_for_room_or_refuse(self, little: bool = False) -> None:
         """As `wait_for_room`, for requests: StoreFull when waiting is no use, the disk being full.
 
-        `little`: for requests that change no content. They go on in what is left of the log.
+        `little`: for requests that change no content. They go on in what is left of the log; and
+        where changes are refused altogether, they get as far as they need no log.
         """
         while not self.intake.has_room():
             if self.protection.is_suspended():
-                await self.protection.admit()
+                await self.protection.admit(little)
                 if self.protection.is_suspended():
                     return
                 continue

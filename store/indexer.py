@@ -34,7 +34,7 @@ from types import FrameType
 from store.batch import encode_batch
 from store.batcher import Batcher
 from store.durable import NO_SPACE
-from store.errors import DamagedError, IndexStale, IntakeGap, StoreError, StoreFull
+from store.errors import DamagedError, IndexStale, IntakeGap, StoreError, StoreFault, StoreFull
 from store.index import BatchPlace, IndexWriter
 from store.ops import Op
 from store.segment import SEGMENT_BYTES, SegmentWriter, list_segments
@@ -244,6 +244,8 @@ class Loop:
         self._stopping = False
         self._idle_s = IDLE_S[0]
         self._retry_s = 0.0
+        self._troubled = True
+        """May the page still tell of trouble, of this process or of the one before?"""
 
     def stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         """Finish what is applied, then end (also as a signal handler)."""
@@ -263,14 +265,20 @@ class Loop:
         """One step; returns how long to wait before the next, in seconds."""
         try:
             worked = self._indexer.step(time.monotonic_ns(), everything)
-        except (StoreFull, OSError) as error:
-            if not isinstance(error, StoreFull) and error.errno not in NO_SPACE:
-                raise
+        except (StoreFull, StoreFault, OSError) as error:
+            if not isinstance(error, StoreFull):
+                number = error.number if isinstance(error, StoreFault) else error.errno
+                if number not in NO_SPACE:
+                    self._indexer.set_trouble(number or errno.EIO)
+                    raise
             return self._back_off(error)
         if self._retry_s:
             log.info("there is space for the journal again")
-            self._indexer.set_trouble(0)
             self._retry_s = 0.0
+            self._troubled = True
+        if self._troubled:
+            self._indexer.set_trouble(0)
+            self._troubled = False
         self._idle_s = IDLE_S[0] if worked or everything else min(self._idle_s * 1.2, IDLE_S[1])
         return 0.0 if worked else self._idle_s
 

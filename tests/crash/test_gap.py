@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -218,3 +220,53 @@ def test_a_gap_that_the_daemon_does_not_survive_is_found_at_the_next_mount(cramp
         (gap,) = journal.gaps()
     assert gap.found
     check_the_end(cramped)
+
+
+@pytest.fixture(params=["availability", "strict"])
+def movable(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Victim]:
+    """A mounted volume whose store can be taken away."""
+    made = Victim(tmp_path, at=True, ring_files=3, protect=request.param)
+    try:
+        furnish(made.backing)
+        made.mount()
+        made.sync()
+        yield made
+    finally:
+        made.close()
+
+
+def test_a_store_that_is_taken_away_is_told_and_taken_back(movable: Victim) -> None:
+    away = movable.store.root.with_name("away")
+    movable.store.root.rename(away)
+    strict = movable.store.config.protect == "strict"
+    wanted = "refusing" if strict else "unlogged"
+    while protection_by(away) != wanted:
+        pass
+    if strict:
+        with pytest.raises(OSError, match="Input/output error"):
+            (movable.tree / "new").write_text("refused")
+    else:
+        change_everything_but_replaced(movable.tree)
+    assert (movable.tree / "kept").read_text().startswith("kept")
+    away.rename(movable.store.root)
+    while protection(movable) != "logged":
+        pass
+    (movable.tree / "again").write_text("logged")
+    check_newest(movable)
+    check_the_end(movable)
+
+
+def protection_by(root: Path) -> str:
+    """As `protection`, of a store that stands elsewhere for now."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(root / "control.sock"))
+        connection.sendall(b'{"v": 1, "call": "status", "args": {}}\n')
+        with connection.makefile("rb") as lines:
+            return str(json.loads(lines.readline())["result"]["protection"]["state"])
+
+
+def change_everything_but_replaced(tree: Path) -> None:
+    """As `change_everything`, which wants files of the test's own."""
+    for name in ("f0", "f1"):
+        (tree / name).write_text(name)
+    change_everything(tree)
