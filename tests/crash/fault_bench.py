@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,11 +40,9 @@ class Fault:
     number: int
     lasting: bool
 
-    def order(self) -> str:
+    def order(self) -> dict[str, object]:
         """For the arm file."""
-        return json.dumps(
-            {"site": self.site, "at": self.at, "errno": self.number, "lasting": self.lasting}
-        )
+        return {"site": self.site, "at": self.at, "errno": self.number, "lasting": self.lasting}
 
     def __str__(self) -> str:
         lasting = ", lasting" if self.lasting else ""
@@ -56,10 +55,15 @@ class FaultBench:
     def __init__(self, base: Path, **settings: object) -> None:
         self._arm = base / "arm"
         self._counts = base / "counts"
+        self._hit = base / "hit"
+        self._late: set[str] = set()
+        """Sites that only come up some time after the workload."""
         self._base = base
         self.volume = Victim(base, at=True, ring_files=3, **settings)
         self._round = 0
         self.refused = 0
+        self.hits = 0
+        """Faults that came to pass."""
         self.silent = 0
         """Faults that no step of the workload was told of."""
         furnish(self.volume.backing)
@@ -87,24 +91,35 @@ class FaultBench:
 
     # --- faults -----------------------------------------------------------------------------
 
-    def sites(self) -> Counter[str]:
-        """Each site that the workload passes, and how often."""
-        self._tell(json.dumps({"count": str(self._counts)}))
+    def sites(self, seconds: float) -> Counter[str]:
+        """Each site that the workload passes, or what follows it in so much time, and how often."""
+        self._tell({"count": str(self._counts)})
         self._work()
         self.volume.sync()
+        trodden = Counter(self._counts.read_text().splitlines())
+        stop = time.monotonic() + seconds
+        while time.monotonic() < stop:
+            self.volume.call("status")
         self._tell(None)
-        return Counter(self._counts.read_text().splitlines())
+        every = Counter(self._counts.read_text().splitlines())
+        self._late = every.keys() - trodden.keys()
+        return every
 
     def suffer(self, fault: Fault) -> None:
         """Run the workload with this fault, and see everything come right again."""
         before = self.refused
-        self._tell(fault.order())
+        self._hit.unlink(missing_ok=True)
+        self._tell({**fault.order(), "hit": str(self._hit)})
         indexer = self._indexer()
         self._work()
         if fault.site.startswith("indexer "):
             self._wait_for_indexer(indexer)
+        elif fault.site in self._late and not fault.at:
+            while not self._hit.exists():
+                pass
         self._tell(None)
         self.silent += self.refused == before
+        self.hits += self._hit.exists()
         try:
             self._comes_right()
         except BaseException:
@@ -123,12 +138,12 @@ class FaultBench:
             if troubled or status["indexed_lsn"] >= wanted or status["pids"]["indexer"] != before:
                 return
 
-    def _tell(self, order: str | None) -> None:
+    def _tell(self, order: dict[str, object] | None) -> None:
         if order is None:
             self._arm.unlink(missing_ok=True)
         else:
             new = self._arm.with_suffix(".new")
-            new.write_text(order)
+            new.write_text(json.dumps(order))
             new.rename(self._arm)
 
     def _work(self) -> None:

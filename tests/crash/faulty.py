@@ -5,10 +5,10 @@ place in our source, and the name of the call. The file named by FAULT_ARM says 
 while it exists, as JSON:
 
     {"count": FILE}                            write a line for each call, with its site, to FILE
-    {"site": S, "at": K, "errno": E, "lasting": B}
+    {"site": S, "at": K, "errno": E, "lasting": B, "hit": FILE}
                                                the K-th call at that site fails with E (counted from
                                                0, from when the file appeared); with `lasting` all
-                                               later ones as well
+                                               later ones as well; a line goes to FILE
 
 What fails has not been done, except for a close.
 """
@@ -104,16 +104,17 @@ class Faults:
             return 0
         name = f"{self._program} {site}"
         if "count" in order:
-            fd = _real_open(order["count"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            _real_write(fd, name.encode() + b"\n")
-            _real_close(fd)
+            _append(order["count"], name.encode() + b"\n")
             return 0
         if name != order["site"]:
             return 0
         self._calls += 1
         number = self._calls - 1
         hit = number >= order["at"] if order["lasting"] else number == order["at"]
-        return int(order["errno"]) if hit else 0
+        if not hit:
+            return 0
+        _append(order["hit"], b"hit\n")
+        return int(order["errno"])
 
     def wrap(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         """The same call, which can fail."""
@@ -127,6 +128,12 @@ class Faults:
             return call(*args, **options)
 
         return faulty
+
+
+def _append(path: str, line: bytes) -> None:
+    fd = _real_open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    _real_write(fd, line)
+    _real_close(fd)
 
 
 def _place(frame: FrameType) -> str:
