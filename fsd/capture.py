@@ -35,7 +35,7 @@ from store.ops import (
 from store.types import Lsn, NodeId
 
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
-_DISK_FAILS = frozenset(
+DISK_FAILS = frozenset(
     (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.ENXIO, errno.ENODEV)
 )
 """With these a call may have been made in part; others refuse before anything is done."""
@@ -122,7 +122,7 @@ class Capture:
             fd = self._make(dir_fd, created, flags)
         except OSError as error:
             self._abort(lsn)
-            if error.errno in _DISK_FAILS and _exists(dir_fd, created.name):
+            if error.errno in DISK_FAILS and _exists(dir_fd, created.name):
                 self._doubt((Kind.CREATE, node_id, parent.id, created.encode()), error)
             raise
         is_dir = stat.S_ISDIR(created.mode)
@@ -351,7 +351,7 @@ class Capture:
     # --- failures -------------------------------------------------------------------------
 
     def _doubt(self, op: tuple[int, int, int, bytes], error: OSError) -> None:
-        if error.errno in _DISK_FAILS:
+        if error.errno in DISK_FAILS:
             self.in_doubt(op, error)
 
     def _abort(self, lsn: Lsn) -> None:

@@ -10,6 +10,7 @@ FsdError
 │   ├── NoPermission         this user may not do it
 │   ├── ReadOnlyPlace        read-only file system
 │   └── NoFuse               /dev/fuse or fusermount3 is missing
+├── BackingFails             the protected directory's disk fails or is full before the mount
 ├── MountBusy                it can't be unmounted: somebody works in it
 └── IndexerFailed            the indexer does not come up
 """
@@ -78,6 +79,14 @@ class NoFuse(MountRefused):
     """FUSE is not usable on this machine."""
 
     hint = "install the package fuse3 and load the kernel module: modprobe fuse"
+
+
+class BackingFails(FsdError):
+    """Recovery could not bring the tree to the journal's state: its disk does not let it."""
+
+    hint = (
+        "make room on the directory's disk or see to it (dmesg), then mount again; nothing is lost"
+    )
 
 
 class MountBusy(FsdError):

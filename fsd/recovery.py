@@ -21,7 +21,8 @@ import stat
 from collections.abc import Iterator
 
 from fsd.adopt import HIDDEN, read_xattrs
-from fsd.capture import set_owner, set_times, swap_names
+from fsd.capture import DISK_FAILS, set_owner, set_times, swap_names
+from fsd.errors import BackingFails
 from fsd.likeness import Likeness
 from fsd.touched import Name, Touched, collect
 from store.errors import NotSeeded
@@ -85,6 +86,9 @@ class Recovery:
         except FileNotFoundError as error:
             log.info("%r was removed by somebody else after the crash: %s", args[0], error)
         except (OSError, NoSuchNode, NotSeeded) as error:
+            if isinstance(error, OSError) and error.errno in DISK_FAILS:
+                # Going on would take the tree as it is for what somebody changed it to.
+                raise BackingFails(f"recovery could not mend {args[0]!r}: {error}") from error
             log.error("recovery could not mend %r: %s", args[0], error)
 
     # --- where things are -------------------------------------------------------------------------

@@ -126,6 +126,49 @@ class FaultBench:
             print(f"\nwith {fault}")
             raise
 
+    def mount_sites(self) -> Counter[str]:
+        """Each site that a mount after a kill passes, and how often."""
+        self._work()
+        self._die()
+        self._counts.unlink(missing_ok=True)
+        self._tell({"count": str(self._counts)})
+        self.mount()
+        self._tell(None)
+        return Counter(self._counts.read_text().splitlines())
+
+    def mount_with(self, fault: Fault) -> None:
+        """Kill the daemon after a workload, and mount with this fault, then without."""
+        self._work()
+        live = copies.of_tree(self.volume.tree)
+        self._die()
+        self._hit.unlink(missing_ok=True)
+        self._tell({**fault.order(), "hit": str(self._hit)})
+        mounted = self.try_mount()
+        self._tell(None)
+        self.hits += self._hit.exists()
+        if not mounted:
+            self.refused += 1
+            self._bury()
+            self.mount()
+        try:
+            wrong = copies.differences(copies.of_tree(self.volume.tree), live)
+            assert not wrong, "\n".join([*wrong, self.volume.log_text()[-5000:]])
+            self._comes_right()
+        except BaseException:
+            print(f"\nat a mount with {fault}")
+            raise
+
+    def _die(self) -> None:
+        self.volume.kill_daemon()
+        self.volume.clear()
+
+    def _bury(self) -> None:
+        """The daemon that could not mount has ended by itself."""
+        assert self.volume.process is not None
+        self.volume.process.wait()
+        self.volume.process = None
+        self.volume.clear()
+
     def _indexer(self) -> int:
         return int(self.volume.call("status")["pids"]["indexer"])
 

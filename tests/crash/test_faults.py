@@ -65,3 +65,15 @@ def test_some_calls_fail_and_the_volume_comes_right(bench: FaultBench) -> None:
     for fault in chosen:
         bench.suffer(fault)
     bench.end()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("bench", ["availability"], indirect=True)
+def test_every_call_of_a_mount_fails_and_the_next_one_finds_everything(bench: FaultBench) -> None:
+    sites = sorted(bench.mount_sites())
+    faults = [Fault(site, 0, number, lasting=False) for site in sites for number in NUMBERS]
+    for fault in faults:
+        bench.mount_with(fault)
+    print(f"{len(faults)} faults at {len(sites)} sites; ", end="")
+    print(f"{bench.hits} came to pass, {bench.refused} mounts refused")
+    bench.end()

@@ -270,3 +270,22 @@ def change_everything_but_replaced(tree: Path) -> None:
     for name in ("f0", "f1"):
         (tree / name).write_text(name)
     change_everything(tree)
+
+
+@pytest.mark.nightly
+def test_more_changes_than_can_be_remembered_are_found_as_well(cramped: Victim) -> None:
+    into_the_gap(cramped)
+    for number in range(51_000):
+        folder = cramped.tree / f"many{number // 1000}"
+        if not number % 1000:
+            folder.mkdir()
+        (folder / f"{number}").touch()
+    change_everything(cramped.tree)
+    with (cramped.tree / "many7/7000").open("wb", buffering=0) as out:
+        inode = os.fstat(out.fileno()).st_ino
+        out.write(b"inside\n")
+        settle(cramped)
+        out.write(b"after\n")
+    assert os.stat(cramped.tree / "many7/7000").st_ino == inode
+    check_newest(cramped)
+    check_the_end(cramped)
