@@ -58,7 +58,7 @@ class Operations(pyfuse3.Operations):
         self._adopter = session.adopter
         self._seeder = session.seeder
         self._metadata = Metadata(session)
-        self.chance = SecondChance(session.nodes, handshake.readiness, session.protection)
+        self.chance = SecondChance(session, handshake.readiness)
         self._files = OpenFiles(
             session, self._metadata, snapshots, self.chance, self.enable_writeback_cache
         )

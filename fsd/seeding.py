@@ -68,6 +68,8 @@ class Seeder:
         self._wait_for_log = wait_for_log
         self._hidden_fd = -1
         self._kept: dict[int, Node] = {}
+        self._emptying = trio.Lock()
+        """Held by who takes files out of the hidden place."""
         self.rate_bytes_s = 0
         self._urgent = 0
         self._counted_links: set[int] = set()
@@ -315,7 +317,7 @@ class Seeder:
             await self._walk(self._adopt_and_count)
             self._counted_links.clear()
             await self._walk(self._seed_files)
-        await self._seed_kept()
+        await self.seed_kept()
         await self._wait_for_log()
         if not self._adopter.all_seeded:
             self._intake.append(Kind.SEEDED, 0)
@@ -323,11 +325,8 @@ class Seeder:
 
     async def seed_subtree(self, node: NodeId) -> None:
         """Seed a file, or everything below a directory, now: somebody waits, so not at a pace."""
-        self._urgent += 1
-        try:
+        with self.hurry():
             await self._seed_subtree(node)
-        finally:
-            self._urgent -= 1
 
     async def _seed_subtree(self, node: NodeId) -> None:
         held = self._find(node)
@@ -426,8 +425,23 @@ class Seeder:
             await trio.sleep(step / self.rate_bytes_s)
             left -= step
 
-    async def _seed_kept(self) -> None:
-        """Files in the hidden place: seed them, then let them go."""
+    @contextlib.contextmanager
+    def hurry(self) -> Iterator[None]:
+        """Somebody waits: no pace is kept."""
+        self._urgent += 1
+        try:
+            yield
+        finally:
+            self._urgent -= 1
+
+    async def seed_kept(self) -> bool:
+        """Seed the files in the hidden place, and let them go; was there any?"""
+        async with self._emptying:
+            there = self._has_hidden()
+            await self._empty_hidden_place()
+        return there
+
+    async def _empty_hidden_place(self) -> None:
         while self._has_hidden() and (names := os.listdir(self._hidden())):
             for name in map(os.fsencode, names):
                 node = self._kept_node(NodeId(int(name)))

@@ -103,3 +103,24 @@ def test_space_that_an_open_file_still_needs_is_not_promised(cramped: Volume) ->
         with pytest.raises(OSError, match="space"):
             (cramped.tree / "more").write_bytes(bytes(MIB))
         assert kept.read(10) == bytes(10)
+
+
+def test_a_removed_file_that_is_not_seeded_yet_makes_room_when_it_is_needed(
+    tmp_path: Path,
+) -> None:
+    disk = tmp_path / "tree"
+    disk.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={8 * MIB}"]
+    subprocess.run(["mount", *options, "tmpfs", str(disk)], check=True)
+    volume = Volume(tmp_path, seed_rate_bytes_s=1)
+    try:
+        before = b"1234567\n" * (7 * MIB // 8)
+        (disk / "old").write_bytes(before)
+        volume.mount()
+        lsn = volume.sync()
+        os.unlink(volume.tree / "old")
+        (volume.tree / "new").write_bytes(bytes(7 * MIB))
+        assert (volume.past(lsn) / "old").read_bytes() == before
+    finally:
+        volume.close()
+        subprocess.run(["umount", str(disk)], check=True)
