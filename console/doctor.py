@@ -265,12 +265,13 @@ def _protection(status: dict[str, object]) -> Finding:
     state = said if isinstance(said, dict) else {}
     if state.get("state", "logged") == "logged":
         return Finding(OK, "protection", "every change is logged")
-    since = time_text(int(str(state.get("since_ns") or 0)))
+    since_ns = int(str(state.get("since_ns") or 0))
+    since = f" since {time_text(since_ns)}" if since_ns else ""
     what = "changes are refused" if state.get("state") == "refusing" else "changes are NOT LOGGED"
     return Finding(
         UNLOGGED,
         "protection",
-        f"{what} since {since}: {state.get('reason')}",
+        f"{what}{since}: {state.get('reason')}",
         "make room for the store, or see to its disk; all goes on by itself then",
     )
 

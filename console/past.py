@@ -40,7 +40,7 @@ class Past:
         self._control: Control | None = connect_if_mounted(self.place.store)
         try:
             if self._control is not None:
-                self._control.call("sync")
+                _tell_if_incomplete(self._control.call("sync"))
             self.journal = Journal(self.place.store)
         except BaseException:
             if self._control is not None:
@@ -157,3 +157,8 @@ class Past:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _tell_if_incomplete(answer: dict[str, object]) -> None:
+    if not answer.get("complete", True):
+        note("cdpfs: the store is full or fails: the newest changes are missing; see cdpfs status")

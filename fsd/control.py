@@ -144,11 +144,14 @@ class Control:
         return status_of(self._session, self._meter)
 
     async def _sync(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        """Everything up to now is in the journal when it returns."""
+        """Everything up to now is in the journal when it returns.
+
+        `complete` is false when it is not, because the store is full or fails.
+        """
         intake = self._session.intake
         lsn, time_ns = intake.lsn, intake.time_ns
-        await self._session.wait_indexed(lsn)
-        return {"lsn": lsn, "time_ns": time_ns}
+        complete = await self._session.wait_indexed_if_possible(lsn)
+        return {"lsn": lsn, "time_ns": time_ns, "complete": complete}
 
     async def _mark(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         name = valid_mark_name(str(args.get("name", "")))
@@ -157,7 +160,7 @@ class Control:
         lsn = session.intake.append(Kind.MARK, 0, 0, name.encode())
         time_ns = session.intake.time_ns
         await session.flusher.durable(lsn)
-        await session.wait_indexed(lsn)
+        await session.wait_indexed_if_possible(lsn)
         return {"lsn": lsn, "time_ns": time_ns, "name": name}
 
     async def _seed(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:

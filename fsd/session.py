@@ -28,6 +28,7 @@ from store.types import Lsn
 from store.volume import Store
 
 ROOM_LOOK_S = 0.01
+STUCK_LOOK_S = 0.2
 
 
 def boot_id() -> str:
@@ -137,6 +138,15 @@ class Session:
     async def wait_indexed(self, lsn: Lsn) -> None:
         """Return when the journal holds every op up to `lsn`."""
         await self.supervisor.wait_indexed(lsn, self.publish)
+
+    async def wait_indexed_if_possible(self, lsn: Lsn) -> bool:
+        """As `wait_indexed`, but not for a store that has to be seen to; is it all there?"""
+        while self.page.indexed_lsn < lsn:
+            if self.page.indexer_trouble or self.protection.is_suspended():
+                return False
+            with trio.move_on_after(STUCK_LOOK_S):
+                await self.wait_indexed(lsn)
+        return not self.protection.is_suspended()
 
     def publish(self) -> None:
         """Tell the indexer how far it may go: between requests every op is applied or aborted."""

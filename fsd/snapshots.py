@@ -27,6 +27,7 @@ from pyfuse3 import FUSEError
 
 from fsd.past_file import PastFile
 from fsd.session import Session
+from store.errors import NotLogging
 from store.journal import NodeState, NotSeeded
 from store.types import NO_NODE, Lsn, NodeId
 from timetravel.errors import NoSuchNode, TimetravelError
@@ -155,7 +156,8 @@ class Snapshots:
             if not session.names.holds(missing):
                 raise
         else:
-            await session.wait_indexed(session.intake.lsn)
+            if not await session.wait_indexed_if_possible(session.intake.lsn):
+                raise NotLogging("the journal can't take anything up at the moment")
 
     def view(self, lsn: Lsn) -> View:
         """The view of an LSN that is indexed. In a worker thread."""
@@ -237,7 +239,8 @@ class Snapshots:
             # What fell quiet by then is known for sure only so much later.
             if newest is not None and moment.time_ns < newest.time_ns - self._settings.quiet_ns:
                 return
-        await session.wait_indexed(session.intake.lsn)
+        # If the store is full, what it has got is better than to wait for a person to make room.
+        await session.wait_indexed_if_possible(session.intake.lsn)
 
     # --- attributes -------------------------------------------------------------------------------
 
@@ -329,7 +332,7 @@ class Snapshots:
     async def _recovery_points(self) -> list[bytes]:
         """The moments that the mount's root lists in `.snapshots`."""
         session = self._session
-        await session.wait_indexed(session.intake.lsn)
+        await session.wait_indexed_if_possible(session.intake.lsn)
         found = await self._in_thread(
             selection_for_listing, session.journal, time.time_ns(), self._settings
         )

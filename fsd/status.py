@@ -74,7 +74,7 @@ def status_of(session: Session, meter: Meter) -> dict[str, Any]:
             "store_free_bytes": space.f_bavail * space.f_frsize if space else 0,
             "store_total_bytes": space.f_blocks * space.f_frsize if space else 0,
         },
-        "protection": session.protection.describe(),
+        "protection": _protection_of(session),
         "history": {
             "oldest_ns": stats["first_time_ns"],
             "newest_ns": int(intake.time_ns),
@@ -82,6 +82,13 @@ def status_of(session: Session, meter: Meter) -> dict[str, Any]:
         "worst_loop_delay_ms": session.worst_loop_delay_ns / 1e6,
         "alarms": alarms_of(session, space),
     }
+
+
+def _protection_of(session: Session) -> dict[str, Any]:
+    said = session.protection.describe()
+    if session.full:
+        said |= {"state": "refusing", "reason": "the store's disk is full"}
+    return said
 
 
 def _space(root: Path) -> os.statvfs_result | None:

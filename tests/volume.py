@@ -90,7 +90,10 @@ class Volume:
 
     def sync(self) -> int:
         """Everything so far is indexed; returns the newest LSN."""
-        return int(self.call("sync")["lsn"])
+        while True:
+            answer = self.call("sync")
+            if answer["complete"]:
+                return int(answer["lsn"])
 
     def past(self, lsn: int) -> Path:
         """The tree as of an LSN."""

@@ -204,14 +204,29 @@ def test_a_file_that_stays_open_through_a_gap_stays_the_same_file(cramped: Victi
     check_the_end(cramped)
 
 
-def test_a_gap_that_the_daemon_does_not_survive_is_found_at_the_next_mount(cramped: Victim) -> None:
+def test_the_past_can_be_read_in_a_gap(cramped: Victim) -> None:
+    before = cramped.sync()
+    into_the_gap(cramped)
+    assert os.listdir(cramped.tree / ".snapshots")
+    assert (cramped.past(before) / "kept").read_text() == "kept\n" * 100
+    assert (cramped.tree / ".snapshots/@now/kept").read_text() == "kept\n" * 100
+    assert not cramped.call("sync")["complete"]
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "unmounted"])
+def test_a_gap_that_the_daemon_does_not_survive_is_found_at_the_next_mount(
+    cramped: Victim, killed: bool
+) -> None:
     into_the_gap(cramped)
     while protection(cramped) != "unlogged":
         pass
     change_everything(cramped.tree)
     live = copies.of_tree(cramped.tree)
-    cramped.kill_daemon()
-    cramped.clear()
+    if killed:
+        cramped.kill_daemon()
+        cramped.clear()
+    else:
+        cramped.unmount()
     make_space(cramped)
     cramped.mount()
     assert copies.differences(copies.of_tree(cramped.tree), live, times=False) == []

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from console.doctor import volume_findings, worst
+from console.exit_codes import ExitCode
 from store.journal import Journal
 from store.types import Lsn
 from store.verify import verify
@@ -117,6 +119,7 @@ def is_alarmed(victim: Victim) -> bool:
 def test_a_full_store_refuses_writes_and_goes_on_when_there_is_space(cramped: Victim) -> None:
     fill_up(cramped)
     assert is_alarmed(cramped)
+    assert worst(list(volume_findings(cramped.store))) is ExitCode.UNPROTECTED
     # Whoever only looks, or makes room, is served.
     assert (cramped.tree / "old").read_text() == "there before"
     assert "f0" in os.listdir(cramped.tree)
