@@ -31,7 +31,10 @@ class BackingNote:
         os.fsync(self._root_fd)
 
     def read(self) -> int:
-        """When the gap began (ns); 0 when there is no note, 1 when it says nothing."""
+        """When the gap began (ns); 0 when there is no note.
+
+        One that says nothing was not finished, and nothing had been changed yet; or it is not ours.
+        """
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             fd = os.open(GAP_NOTE, flags, dir_fd=self._root_fd)
@@ -41,7 +44,7 @@ class BackingNote:
             said = os.read(fd, 32).strip()
         finally:
             os.close(fd)
-        return int(said) if said.isdigit() else 1
+        return int(said) if said.isdigit() else 0
 
     def remove(self) -> None:
         """Take it away."""
