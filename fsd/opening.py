@@ -62,8 +62,13 @@ def end_of_log(store: Store, indexed: Lsn) -> EndOfLog:
 
 
 def _refuse_stale_index(store: Store, indexed: Lsn, end: EndOfLog) -> None:
-    """An open segment may be ahead of the index if the log has the same ops."""
+    """An open segment may be ahead of the index while there is a log.
+
+    Then either the log has the same ops, or a power cut took them from it: they were never
+    promised, and the indexer drops them from the segment.
+    """
+    has_log = end.ring is not None or any(store.intake_dir.glob("*.ring"))
     for file in list_segments(store):
         last = file.last_lsn if file.last_lsn is not None else file.first_lsn
-        if last > indexed and (file.last_lsn is not None or end.lsn < last):
+        if last > indexed and (file.last_lsn is not None or not has_log):
             raise IndexStale(f"the index ends at LSN {indexed}, but {file.path.name} goes on")

@@ -5,7 +5,6 @@ Duty: hold what the handlers and the background tasks share. Loop's thread.
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from fsd.nodes import NodeTable
 from fsd.protection import Protection
 from fsd.seeding import Seeder
 from fsd.supervisor import Supervisor
+from store import durable
 from store.errors import NotLogging, StoreFull
 from store.intake import Intake
 from store.journal import Journal
@@ -126,7 +126,7 @@ class Session:
 
     async def sync_backing(self, fd: int) -> None:
         """fsync the backing file too, for volumes with `fsync = "both"`."""
-        await trio.to_thread.run_sync(os.fsync, fd)
+        await trio.to_thread.run_sync(durable.fsync, fd)
 
     async def durable(self, fd: int, lsn: Lsn) -> None:
         """Return when every op up to `lsn` is on disk, or, when none is logged, the file `fd`."""

@@ -1,14 +1,19 @@
 """All durable file operations of the store: one place, so that a fault disk can stand in.
 
 Duty: make bytes and names reach the disk in a known order. Blocking calls; any thread. It knows
-nothing of what the files mean.
+nothing of what the files mean. Every call that changes a store file goes through `disk`, the calls
+that make it durable included; a tidy test sees to it that no other module of the store makes them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import mmap
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from store.errors import StoreFault, StoreFull, TemporaryStoreError
@@ -19,14 +24,42 @@ _RENAME_EXCHANGE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+class Disk:
+    """The system calls beneath. A fault disk overrides them (see `tests/crash/fault_disk.py`)."""
+
+    open = staticmethod(os.open)
+    close = staticmethod(os.close)
+    pwrite = staticmethod(os.pwrite)
+    pwritev = staticmethod(os.pwritev)
+    ftruncate = staticmethod(os.ftruncate)
+    fdatasync = staticmethod(os.fdatasync)
+    fsync = staticmethod(os.fsync)
+    mkdir = staticmethod(os.mkdir)
+    rename = staticmethod(os.rename)
+    unlink = staticmethod(os.unlink)
+
+    def commit(self, index: Path, commit: Callable[[], object]) -> None:
+        """Have LMDB commit a transaction, with full sync, in the folder `index`."""
+        commit()
+
+
+disk = Disk()
+"""What the store stands on. The intake log appends through it directly."""
+
+
 def create_file(path: Path, flags: int = os.O_RDWR) -> int:
     """Create a file for the owner only; returns its descriptor. FileExistsError if it is there."""
-    return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    return disk.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 def open_file(path: Path, flags: int = os.O_RDWR) -> int:
     """Open a file that exists; returns its descriptor."""
-    return os.open(path, flags | os.O_CLOEXEC)
+    return disk.open(path, flags | os.O_CLOEXEC)
+
+
+def close_file(fd: int) -> None:
+    """Close a file that `create_file` or `open_file` opened."""
+    disk.close(fd)
 
 
 def pwrite_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
@@ -34,7 +67,7 @@ def pwrite_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> No
     view = memoryview(data)
     try:
         while view:
-            written = os.pwrite(fd, view, offset)
+            written = disk.pwrite(fd, view, offset)
             view = view[written:]
             offset += written
     except OSError as error:
@@ -44,23 +77,31 @@ def pwrite_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> No
 def fdatasync(fd: int) -> None:
     """The file's bytes (and what is needed to find them) are on disk when it returns."""
     try:
-        os.fdatasync(fd)
+        disk.fdatasync(fd)
+    except OSError as error:
+        raise mapped(error) from error
+
+
+def fsync(fd: int) -> None:
+    """The file's bytes and attributes are on disk when it returns."""
+    try:
+        disk.fsync(fd)
     except OSError as error:
         raise mapped(error) from error
 
 
 def fsync_dir(path: Path) -> None:
     """The directory's names are on disk when it returns."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = disk.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        disk.fsync(fd)
     finally:
-        os.close(fd)
+        disk.close(fd)
 
 
 def rename(old: Path, new: Path) -> None:
     """Rename within one directory or between two, durable when it returns."""
-    os.rename(old, new)
+    disk.rename(old, new)
     fsync_dir(new.parent)
     if old.parent != new.parent:
         fsync_dir(old.parent)
@@ -80,14 +121,25 @@ def exchange(one: Path, other: Path) -> None:
 
 def unlink(path: Path) -> None:
     """Remove a file, durable when it returns; a missing one is fine."""
-    path.unlink(missing_ok=True)
+    drop(path)
     fsync_dir(path.parent)
+
+
+def drop(path: Path) -> None:
+    """Remove a file that may as well come back after a power cut; a missing one is fine."""
+    with contextlib.suppress(FileNotFoundError):
+        disk.unlink(path)
+
+
+def drop_tree(folder: Path) -> None:
+    """Remove a folder of files that nobody needs (an index that was replaced), as far as it goes."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def truncate(fd: int, size_bytes: int) -> None:
     """Cut or extend a file, durable when it returns."""
-    os.ftruncate(fd, size_bytes)
-    os.fdatasync(fd)
+    disk.ftruncate(fd, size_bytes)
+    disk.fdatasync(fd)
 
 
 def make_dir(path: Path) -> None:
@@ -96,21 +148,32 @@ def make_dir(path: Path) -> None:
         return
     if not path.parent.is_dir():
         make_dir(path.parent)
-    path.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        disk.mkdir(path, 0o700)
     fsync_dir(path.parent)
 
 
 def write_file_atomically(path: Path, data: bytes) -> None:
     """Put `data` under `path`: afterwards, and after any crash, it is the old or the new file."""
     temporary = path.with_name(path.name + ".new")
-    temporary.unlink(missing_ok=True)
+    drop(temporary)
     fd = create_file(temporary)
     try:
         pwrite_all(fd, data, 0)
-        os.fsync(fd)
+        fsync(fd)
     finally:
-        os.close(fd)
+        disk.close(fd)
     rename(temporary, path)
+
+
+def commit(index: Path, transaction: Callable[[], object]) -> None:
+    """Commit a transaction of LMDB, durable when it returns. `index` is the index's folder."""
+    disk.commit(index, transaction)
+
+
+def flush_map(mapped_file: mmap.mmap) -> None:
+    """What was written to a shared mapping is on disk when it returns."""
+    mapped_file.flush()
 
 
 def mapped(error: OSError) -> TemporaryStoreError:

@@ -34,6 +34,9 @@ MAX_PAYLOAD_BYTES = (1 << 20) + 4096
 ALIGN = 8
 """Records of the intake log start at multiples of this."""
 
+MANY_UNSYNCED = 65535
+"""`unsynced` of a record when there are that many ops or more that may not be on disk."""
+
 
 @dataclass(frozen=True)
 class Field:
@@ -109,7 +112,12 @@ RECORD = Table(
         Field("generation", "I", "that of the ring file: tells new records from recycled ones"),
         Field("kind", "B", "see the op kinds"),
         Field("flags", "B", "see the op flags"),
-        Field("reserved", "H", "0"),
+        Field(
+            "unsynced",
+            "H",
+            "ops, this one included, that were not known to be on disk when it was appended; 65535 "
+            "stands for more, too; 0: not stated (older logs)",
+        ),
         Field("length", "I", "payload bytes"),
         Field("lsn", "Q", "log sequence number; each record has its predecessor's plus one"),
         Field("time_ns", "Q", "nanoseconds since the epoch, UTC; strictly increasing"),

@@ -17,9 +17,11 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from store import durable
 from store.errors import InconsistentLog
 from store.format import Kind, key_lsn
 from store.index_env import STATE_KEY, IndexEnvironment, Transaction, mapped_errors
@@ -117,7 +119,7 @@ class IndexWriter:
             return
         with self._all_or_nothing():
             self._txn.put(STATE_KEY, self._state.encode(), db=self._env.tables.meta)
-            self._txn.commit()
+            durable.commit(Path(self._env.path), self._txn.commit)
             self._txn = None
 
     def abort(self) -> None:

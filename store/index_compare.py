@@ -8,13 +8,12 @@ the same LSN, must have the same rows. Blocking; one thread; the old index is on
 from __future__ import annotations
 
 import copy
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from store import batch
+from store import batch, durable
 from store.index import IndexWriter
 from store.index_check import IndexCheck
 from store.index_env import Tables
@@ -52,7 +51,7 @@ def wrong_tables(
             found = (_compare(name, index, right) for name in Tables._fields)
             return [wrong for wrong in found if wrong is not None]
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        durable.drop_tree(folder)
 
 
 def _make_folder(store: Store) -> Path:

@@ -19,9 +19,9 @@ import xxhash
 
 from store import durable
 from store.errors import DamagedError, StoreError
-from store.format import ALIGN, MAX_PAYLOAD_BYTES, RECORD, RING_HEADER_BYTES
-from store.ring import make_ring_file, ring_path, rings_in_use, take_into_use
-from store.tail import EndOfLog
+from store.format import ALIGN, MANY_UNSYNCED, MAX_PAYLOAD_BYTES, RECORD, RING_HEADER_BYTES
+from store.ring import all_rings, make_ring_file, ring_path, rings_in_use, take_into_use, wipe
+from store.tail import EndOfLog, records_in
 from store.types import Lsn, TimeNs
 from store.volume import Store
 
@@ -65,12 +65,19 @@ class Intake:
 
     @classmethod
     def open(
-        cls, store: Store, end: EndOfLog, indexed: Lsn, clock_ns: Callable[[], int] = time.time_ns
+        cls,
+        store: Store,
+        end: EndOfLog,
+        indexed: Lsn,
+        clock_ns: Callable[[], int] = time.time_ns,
+        power_cut: bool = True,
     ) -> Intake:
-        """Go on where the log ends, cutting a torn tail (by writing over it).
+        """Go on where the log ends, cutting off what stands behind it.
 
         When the journal is ahead of the log (`indexed`), the log starts anew behind it.
-        DamagedError when valid records stand behind the end: then nothing is touched.
+        `power_cut`: not everything that was written need be on disk (looking for what is takes a
+        reading of the whole ring). DamagedError when the end was not the end once: then nothing is
+        touched.
         """
         if end.damaged:
             raise DamagedError(
@@ -81,6 +88,8 @@ class Intake:
         intake._generation = end.ring.generation if end.ring else 0
         durable.make_dir(store.intake_dir)
         make_ring_file(store, 0)
+        if power_cut:
+            _wipe_leftovers(store, end)
         if end.ring is None or end.lsn < indexed:
             intake.lsn = max(end.lsn, indexed)
             number = int(end.ring.path.stem) + 1 if end.ring else 0
@@ -88,12 +97,12 @@ class Intake:
         else:
             intake._number = int(end.ring.path.stem)
             intake._use(intake._number, end.position, end.ring.generation)
-            intake._clear_behind()
+            intake._clear_torn()
         intake._learn_last_lsns()
         intake.sync()
         return intake
 
-    def _clear_behind(self) -> None:
+    def _clear_torn(self) -> None:
         """Overwrite a torn record: its remains must not be taken for damage at a later start."""
         header = os.pread(self._fd, _RECORD_BYTES, self._position)
         if len(header) < _RECORD_BYTES or _CHECK.unpack_from(header, 4)[0] != self._generation:
@@ -174,6 +183,7 @@ class Intake:
         if self._position + _RECORD_BYTES + length > self._limit:
             self._roll(length)
         lsn = self.lsn + 1
+        unsynced = lsn - self.durable_lsn
         now = self._clock_ns()
         if now <= self.time_ns:
             now = self.time_ns + 1
@@ -183,7 +193,7 @@ class Intake:
             self._generation,
             kind,
             flags,
-            0,
+            unsynced if unsynced < MANY_UNSYNCED else MANY_UNSYNCED,
             length,
             lsn,
             now,
@@ -195,7 +205,7 @@ class Intake:
         _CHECK.pack_into(self._record, 0, _hash(self._tail) & _MASK)
         wanted = _RECORD_BYTES + length
         try:
-            written = os.pwritev(self._fd, (self._record, payload), self._position)
+            written = durable.disk.pwritev(self._fd, (self._record, payload), self._position)
         except OSError as error:
             fault = durable.mapped(error)
             fault.lost = kind, node, offset, bytes(payload)
@@ -287,6 +297,25 @@ class Intake:
     def close(self) -> None:
         """Close the files; the log stays as it is."""
         for fd in self._fds.values():
-            os.close(fd)
+            durable.close_file(fd)
         self._fds.clear()
         self._fd = -1
+
+
+def _wipe_leftovers(store: Store, end: EndOfLog) -> None:
+    """After a power cut, take away records behind the end, which were never synced.
+
+    They are valid by themselves, and would count as the log's own as soon as it has grown up to
+    them by records of the same sizes, or has taken their file into use under the same generation.
+    """
+    generation = end.ring.generation if end.ring else 0
+    current = int(end.ring.path.stem) if end.ring else store.config.ring_files - 1
+    for ring in all_rings(store):
+        ahead = (int(ring.path.stem) - current) % store.config.ring_files
+        if end.ring is not None and not ahead:
+            if any(records_in(ring.path, end.position, generation, 0)):
+                wipe(store, ring, end.position)
+            continue
+        lost = generation + (ahead or store.config.ring_files)
+        if ring.generation > generation or any(records_in(ring.path, RING_HEADER_BYTES, lost, 0)):
+            wipe(store, ring)

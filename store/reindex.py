@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -85,7 +84,7 @@ class _Rebuild:
         self._batches = 0
 
     def run(self) -> ReindexReport:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        durable.drop_tree(self._folder)
         durable.make_dir(self._folder)
         # The same store, but for its index: everything else of it is only read.
         target = copy.copy(self._store)
@@ -96,7 +95,7 @@ class _Rebuild:
                 last_lsn = index.indexed_lsn
             self._swap()
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            durable.drop_tree(self._folder)
         return ReindexReport(self._batches, last_lsn, torn_bytes)
 
     def _fill(self, index: IndexWriter) -> int:

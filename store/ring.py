@@ -18,6 +18,7 @@ from store.format import (
     FORMAT_VERSION,
     KNOWN_FEATURES,
     RING_HEADER,
+    RING_HEADER_BYTES,
     RING_MAGIC,
 )
 from store.volume import Store
@@ -46,19 +47,19 @@ def make_ring_file(store: Store, number: int) -> None:
     if path.exists():
         return
     temporary = path.with_suffix(".new")
-    temporary.unlink(missing_ok=True)
+    durable.drop(temporary)
     fd = durable.create_file(temporary)
     try:
         size = store.config.ring_file_bytes
         for at in range(0, size, len(_ZEROS)):
             durable.pwrite_all(fd, _ZEROS[: size - at], at)
         durable.pwrite_all(fd, _encode_header(store, 0, 0, size), 0)
-        os.fsync(fd)
+        durable.fsync(fd)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        durable.drop(temporary)
         raise
     finally:
-        os.close(fd)
+        durable.close_file(fd)
     durable.rename(temporary, path)
 
 
@@ -78,6 +79,19 @@ def take_into_use(
     durable.pwrite_all(fd, _encode_header(store, generation, first_lsn, size, features), 0)
     if durably:
         durable.fdatasync(fd)
+
+
+def wipe(store: Store, ring: RingFile, start: int = RING_HEADER_BYTES) -> None:
+    """Make zeros of a file's records from byte `start` on, durably; of all of them: not in use."""
+    fd = durable.open_file(ring.path)
+    try:
+        if start == RING_HEADER_BYTES:
+            durable.pwrite_all(fd, _encode_header(store, 0, 0, ring.file_bytes), 0)
+        for at in range(start, ring.file_bytes, len(_ZEROS)):
+            durable.pwrite_all(fd, _ZEROS[: ring.file_bytes - at], at)
+        durable.fdatasync(fd)
+    finally:
+        durable.close_file(fd)
 
 
 def read_header(store: Store, path: Path) -> RingFile:
@@ -121,5 +135,10 @@ def _encode_header(
 
 def rings_in_use(store: Store) -> list[RingFile]:
     """All ring files that were ever taken into use, by generation."""
-    found = [read_header(store, path) for path in sorted(store.intake_dir.glob("*.ring"))]
-    return sorted((ring for ring in found if ring.generation), key=lambda ring: ring.generation)
+    found = (ring for ring in all_rings(store) if ring.generation)
+    return sorted(found, key=lambda ring: ring.generation)
+
+
+def all_rings(store: Store) -> list[RingFile]:
+    """All ring files by number."""
+    return [read_header(store, path) for path in sorted(store.intake_dir.glob("*.ring"))]

@@ -223,7 +223,7 @@ class SegmentWriter:
     def close(self) -> None:
         """Give the file back. Closing twice is fine."""
         if self._fd >= 0:
-            os.close(self._fd)
+            durable.close_file(self._fd)
             self._fd = -1
 
 

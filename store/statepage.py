@@ -13,6 +13,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from store import durable
+
 PAGE_BYTES = 4096
 _U64 = struct.Struct("<Q")
 
@@ -52,6 +54,8 @@ class StatePage:
     """Wall time at which fsd last looked after the mount: about when it died (fsd)."""
     mended_node = _Counter(10)
     """The file whose content recovery is at work on, 0 for none (fsd)."""
+    recovering_ns = _Counter(12)
+    """Wall time at which the recovery from a power cut first began that has not ended; 0: none."""
 
     gap_ns = _Counter(11)
     """Wall time since when changes go unlogged, 0 when they do not (fsd)."""
@@ -62,7 +66,7 @@ class StatePage:
         try:
             if writable and os.fstat(fd).st_size < PAGE_BYTES:
                 # Written, not only extended: a hole in a full file system would mean SIGBUS later.
-                os.pwrite(fd, bytes(PAGE_BYTES), 0)
+                durable.pwrite_all(fd, bytes(PAGE_BYTES), 0)
             protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
             self.map = mmap.mmap(fd, PAGE_BYTES, mmap.MAP_SHARED, protection)
         finally:
@@ -70,13 +74,13 @@ class StatePage:
 
     def reset(self) -> None:
         """A new session begins: all counters to 0 but what recovery must know of the crash."""
-        crashed = self.alive_ns, self.mended_node, self.gap_ns
+        crashed = self.alive_ns, self.mended_node, self.gap_ns, self.recovering_ns
         self.map[:] = bytes(PAGE_BYTES)
-        self.alive_ns, self.mended_node, self.gap_ns = crashed
+        self.alive_ns, self.mended_node, self.gap_ns, self.recovering_ns = crashed
 
     def flush(self) -> None:
         """The page is on disk when it returns. OSError."""
-        self.map.flush()
+        durable.flush_map(self.map)
 
     def close(self) -> None:
         """Give the mapping back."""

@@ -4,19 +4,23 @@ Duty: hand out the ops of the log in LSN order, each one checked. One reader obj
 blocking reads from the page cache. It knows nothing of what the ops mean.
 
 A record counts when its checksum, its ring generation and its LSN fit; the first place where one
-does not is the end of the log (`end_of_log` tells a torn tail from damage in the middle).
+does not is the end of the log. What stands behind it tells damage from the end of a power cut,
+after which any part of what was not yet synced may be on disk: each record says how much of the
+log before it was on disk when it was appended.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import xxhash
 
 from store.errors import IntakeGap
-from store.format import ALIGN, MAX_PAYLOAD_BYTES, RECORD, RING_HEADER_BYTES
+from store.format import ALIGN, MANY_UNSYNCED, MAX_PAYLOAD_BYTES, RECORD, RING_HEADER_BYTES
 from store.ops import Op
 from store.ring import RingFile, rings_in_use
 from store.types import NO_LSN, Lsn, NodeId, TimeNs
@@ -38,7 +42,7 @@ class EndOfLog:
     lsn: Lsn
     time_ns: TimeNs
     damaged: str = ""
-    """Not empty when valid records of this log stand behind a broken one."""
+    """Not empty when a broken record was on disk once: a later one says so."""
 
 
 class IntakeTail:
@@ -77,14 +81,10 @@ class IntakeTail:
         """
         assert self._ring is not None
         at = self._position
-        while data := os.pread(self._fd, _READ_BYTES, at):
-            found = _find_record(data, self._ring.generation, lsn, lsn)
-            if found is not None:
-                self._position, self._next = at + found[0], lsn
+        for position, found, _ in records_in(self._ring.path, at, self._ring.generation, lsn):
+            if found == lsn:
+                self._position, self._next = position, lsn
                 return True
-            at += max(len(data) - _RECORD_BYTES, ALIGN)
-            if len(data) < _READ_BYTES:
-                break
         return False
 
     def read_ops(self, limit_bytes: int, up_to: Lsn) -> list[Op]:
@@ -133,10 +133,10 @@ class IntakeTail:
         if not rings:
             return EndOfLog(None, 0, Lsn(0), TimeNs(0))
         last = TimeNs(0)
-        first = _start_of_chain(rings)
-        while first + 1 < len(rings) and rings[first + 1].first_lsn <= indexed + 1:
-            first += 1
-        self._open(rings[first])
+        # Not simply the newest chain of generations: of files taken into use one after the other,
+        # a power cut may have kept the header of the last one alone.
+        wanted = [ring for ring in rings if ring.first_lsn <= indexed + 1]
+        self._open(wanted[-1] if wanted else rings[_start_of_chain(rings)])
         while True:
             while ops := self._read(_READ_BYTES, 1 << 63):
                 last = ops[-1].time_ns
@@ -148,22 +148,21 @@ class IntakeTail:
         return EndOfLog(self._ring, self._position, Lsn(self._next - 1), last, damaged)
 
     def _look_behind(self, indexed: Lsn) -> str:
-        """Is there a newer record of this generation, or a newer ring, behind the end?"""
+        """Does a record behind the end, here or in a newer ring, say that it was on disk once?"""
         assert self._ring is not None
-        newest = rings_in_use(self._store)[-1]
-        if newest.generation > self._ring.generation and newest.first_lsn > self._next:
-            return f"{newest.path.name} goes on with LSN {newest.first_lsn}"
         # The record at the end itself is the torn one; only a later one speaks of damage. What
         # looks like a record inside its payload is an application's data.
         at = self._position + self._extent_of_torn()
         after = max(self._next + 1, indexed + 1)
-        while data := os.pread(self._fd, _READ_BYTES, at):
-            found = _find_record(data, self._ring.generation, after)
-            if found is not None:
-                return f"{self._ring.path.name} has LSN {found[1]} at byte {at + found[0]}"
-            at += max(len(data) - _RECORD_BYTES, ALIGN)
-            if len(data) < _READ_BYTES:
-                break
+        places = [(self._ring, at)]
+        for ring in rings_in_use(self._store):
+            if ring.generation > self._ring.generation:
+                places.append((ring, RING_HEADER_BYTES))
+        needed = max(self._next, indexed + 1)
+        for ring, start in places:
+            for position, lsn, unsynced in records_in(ring.path, start, ring.generation, after):
+                if unsynced < MANY_UNSYNCED and lsn - max(unsynced, 1) >= needed:
+                    return f"{ring.path.name} has LSN {lsn} at byte {position}"
         return ""
 
     def _extent_of_torn(self) -> int:
@@ -236,18 +235,32 @@ def padded(length: int) -> int:
     return (length + ALIGN - 1) & ~(ALIGN - 1)
 
 
-def _find_record(
-    data: bytes, generation: int, least: int, most: int = 1 << 64
-) -> tuple[int, int] | None:
-    """(place, LSN) of a valid record header with an LSN of `least` to `most`, wherever it is."""
+def records_in(path: Path, at: int, generation: int, least: int) -> Iterator[tuple[int, int, int]]:
+    """(place, LSN, `unsynced`) of each valid record header from byte `at` on, wherever it is.
+
+    Of the given generation, with an LSN of at least `least`. Payloads are not looked at.
+    """
+    with path.open("rb", buffering=0) as file:
+        while data := os.pread(file.fileno(), _READ_BYTES, at):
+            for place, lsn, unsynced in _headers(data, generation):
+                if lsn >= least:
+                    yield at + place, lsn, unsynced
+            if len(data) < _READ_BYTES:
+                return
+            at += len(data) - _OVERLAP
+
+
+_OVERLAP = padded(_RECORD_BYTES)
+"""Read again, so that no header falls between two reads."""
+
+
+def _headers(data: bytes, generation: int) -> Iterator[tuple[int, int, int]]:
     mark = generation.to_bytes(4, "little")
     at = data.find(mark, 4)
     while at >= 0:
         start = at - 4
         if start % ALIGN == 0 and start + _RECORD_BYTES <= len(data):
             header = _RECORD.unpack_from(data, start)
-            fits = header[0] == _hash(data[start + 4 : start + _RECORD_BYTES]) & 0xFFFFFFFF
-            if fits and least <= header[6] <= most:
-                return start, header[6]
+            if header[0] == _hash(data[start + 4 : start + _RECORD_BYTES]) & 0xFFFFFFFF:
+                yield start, header[6], header[4]
         at = data.find(mark, at + 1)
-    return None

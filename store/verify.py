@@ -372,7 +372,7 @@ class _Verification:
     def _check_resting_log(self) -> None:
         tail = IntakeTail(self._store)
         try:
-            end = tail.end_of_log()
+            end = tail.end_of_log(Lsn(self._expected - 1))
             if end.damaged:
                 first = end.lsn + 1
                 path = end.ring.path if end.ring else self._store.intake_dir

@@ -240,7 +240,7 @@ def register(store: Store) -> None:
     if store.root.parent == home:
         return
     link = home / f"{volume_name(store.config.directory)}.link"
-    link.unlink(missing_ok=True)
+    durable.drop(link)
     link.symlink_to(store.root)
     durable.fsync_dir(home)
 

@@ -43,8 +43,9 @@ def test_the_golden_files_are_what_this_version_writes(tmp_path: Path) -> None:
         assert (FOLDER / f"{name}.ring").read_bytes() == data, name
 
 
-def test_the_whole_ring_reads_back(tmp_path: Path) -> None:
-    ops = ops_of(store_with(tmp_path, "whole"))
+@pytest.mark.parametrize("name", ["whole", "whole-unsynced-unsaid"])
+def test_the_whole_ring_reads_back(tmp_path: Path, name: str) -> None:
+    ops = ops_of(store_with(tmp_path, name))
     assert [op.kind for op in ops] == [Kind.CREATE, Kind.WRITE, Kind.FSYNC]
     assert [op.time_ns for op in ops] == [TIME_NS, TIME_NS + 1000, TIME_NS + 2000]
     assert Created.decode(ops[0].payload).name == b"caf\xe9.txt!"
@@ -61,6 +62,10 @@ def test_a_broken_last_record_is_cut(tmp_path: Path) -> None:
 FAILURES: dict[str, tuple[type[StoreError], str]] = {
     "flipped-bit-in-ring-header": (DamagedError, "header does not match its checksum at byte 0"),
     "flipped-bit-in-first-record": (DamagedError, "the intake log is damaged: 0000.ring has LSN 2"),
+    "flipped-bit-in-first-record-unsynced-unsaid": (
+        DamagedError,
+        "the intake log is damaged: 0000.ring has LSN 2",
+    ),
     "newer-ring-version": (UnsupportedFormat, "0000.ring: format 2, features 0x0: too new"),
     "unknown-ring-feature": (UnsupportedFormat, "0000.ring: format 1, features 0x8000: too new"),
     "not-a-ring": (DamagedError, "not a ring file of the intake log at byte 0"),

@@ -87,6 +87,7 @@ def test_damage_before_the_end_is_reported_and_nothing_is_cut(tmp_path: Path) ->
     intake = open_intake(store)
     for _ in range(10):
         intake.append(Kind.WRITE, 2, 0, b"a" * 100)
+        intake.sync()
     intake.close()
     path = rings_in_use(store)[0].path
     before = path.read_bytes()

@@ -66,6 +66,25 @@ DOORS = {
     "httpx": re.compile(r"(replicator|console)(\..*)?"),
 }
 
+# The one module for what makes store files durable or takes them away, and the calls in question.
+# Other packages may rename and remove in the backing tree, but they do not sync by themselves.
+DURABLE = "store.durable"
+SYNC_CALLS = {"os.fsync", "os.fdatasync"}
+STORE_CALLS = SYNC_CALLS | {
+    "os.ftruncate",
+    "os.link",
+    "os.pwrite",
+    "os.pwritev",
+    "os.remove",
+    "os.rename",
+    "os.replace",
+    "os.rmdir",
+    "os.truncate",
+    "os.unlink",
+    "shutil.rmtree",
+}
+PATH_CALLS = {"rename", "rmdir", "unlink"}
+
 # Directories of one developer's machine. Written so that this line does not match itself.
 MACHINE_PATH = re.compile(r"(?<![\w.~}/-])/(wor[k]/|tm[p]/v(?![\w-]))")
 
@@ -205,6 +224,21 @@ def wrong_door(source: Source) -> Iterator[str]:
             yield f"{source.path}:{line}: {name} is only for {door.pattern}"
 
 
+def undurable(source: Source) -> Iterator[str]:
+    """Calls that belong in store/durable.py, where a fault disk can stand in."""
+    if source.package is None or source.module == DURABLE:
+        return
+    forbidden = STORE_CALLS if source.package == "store" else SYNC_CALLS
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        owner, name = ast.unparse(node.func.value), node.func.attr
+        if f"{owner}.{name}" in forbidden or (
+            source.package == "store" and name in PATH_CALLS and owner not in {"durable", "os"}
+        ):
+            yield f"{source.path}:{node.lineno}: {owner}.{name} is only for {DURABLE}"
+
+
 def is_pure(source: Source) -> bool:
     return (
         source.package not in {None, "console"} and source.module.rsplit(".", 1)[-1] in PURE_NAMES
@@ -247,6 +281,7 @@ SOURCE_RULES: list[Callable[[Source], Iterator[str]]] = [
     missing_docstring,
     layer_breach,
     wrong_door,
+    undurable,
 ]
 
 
@@ -323,6 +358,9 @@ LONG_FUNCTION = DOC + "def _f():\n" + "    x = 1\n" * MAX_FUNCTION_LINES
         (wrong_door, "store/indexer.py", DOC + "from lmdb import Environment\n", 2),
         (wrong_door, "console/a.py", DOC + "import pyfuse3\n", 2),
         (wrong_door, "fsd/a.py", DOC + "import httpx\n", 2),
+        (undurable, "store/a.py", DOC + "os.ftruncate(1, 2)\n", 2),
+        (undurable, "store/a.py", DOC + "Path('x').unlink()\n", 2),
+        (undurable, "fsd/a.py", DOC + "os.fsync(1)\n", 2),
     ],
 )
 def test_rule_notices_a_breach(
@@ -340,6 +378,9 @@ def test_rule_notices_a_breach(
         (wrong_door, "store/index.py", DOC + "import lmdb\n"),
         (wrong_door, "store/index_names.py", DOC + "import lmdb\n"),
         (wrong_door, "fsd/operations.py", DOC + "import pyfuse3\n"),
+        (undurable, "store/durable.py", DOC + "os.fsync(1)\n"),
+        (undurable, "store/a.py", DOC + "durable.unlink(path)\n"),
+        (undurable, "fsd/a.py", DOC + "os.unlink('of the backing tree')\n"),
     ],
 )
 def test_rule_lets_good_code_pass(

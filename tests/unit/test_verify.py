@@ -10,6 +10,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from store.format import Kind
 from store.index_rows import OP_ROW
 from store.indexer import Indexer
 from store.scan import scan_segments
@@ -38,6 +39,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     indexer.step(8 * SECOND, everything=True)
     indexer.close()
     workload.run(10)
+    workload.intake.sync()
+    workload.log(Kind.FSYNC, 2)  # says that what stands before it was on disk
+    workload.publish()
     workload.intake.close()
     return store.root
 

@@ -1,6 +1,7 @@
 """Makes the golden ring files of the intake log: `python -m tests.unit.golden.generate_ring`.
 
-Run once for each format version; what it made is kept for ever.
+Run once for each format version; what it made is kept for ever. The files whose names end in
+`-unsynced-unsaid` are from before records said how much of the log was on disk.
 """
 
 from __future__ import annotations
@@ -34,12 +35,16 @@ def store_at(root: Path) -> Store:
 
 
 def whole(root: Path) -> bytes:
-    """A ring file with three ops: a file is created, written and synced."""
+    """A ring file with three ops: a file is created, written and synced.
+
+    The first one was on disk when the second came.
+    """
     store = store_at(root)
     clock = itertools.count(TIME_NS, 1000)
     end = IntakeTail(store).end_of_log()
     intake = Intake.open(store, end, Lsn(0), clock_ns=lambda: next(clock))
     intake.append(Kind.CREATE, 2, 1, Created(b"caf\xe9.txt!", 0o100644, 1000, 100).encode())
+    intake.sync()
     intake.append(Kind.WRITE, 2, 4096, DATA, actor=1)
     intake.append(Kind.FSYNC, 2)
     intake.close()
