@@ -26,7 +26,7 @@ from fsd.control import Control
 from fsd.errors import FsdError
 from fsd.external import ExternalChanges
 from fsd.handshake import Handshake
-from fsd.housekeeping import Housekeeper
+from fsd.housekeeping import Housekeeper, syncfs
 from fsd.mountpoint import (
     check_directory,
     check_fuse,
@@ -37,10 +37,11 @@ from fsd.mountpoint import (
 )
 from fsd.opening import check_settings, end_of_log, indexed_lsn
 from fsd.operations import Operations
+from fsd.power_cut import PowerCut
 from fsd.readiness import install as install_readiness
 from fsd.recovery import Recovery
 from fsd.resync import CLOCK_SLACK_NS
-from fsd.session import Session, boot_id
+from fsd.session import Session, boot_of
 from fsd.snapshots import Snapshots
 from fsd.supervisor import Supervisor
 from fsd.touched import Before, look_back, undisturbed_since
@@ -66,6 +67,9 @@ SEED_AGAIN_S = 10.0
 
 CRASH_SLACK_NS = 200_000_000
 """A busy daemon notes that it is alive so much too late at the most."""
+
+ALIVE_SLACK_NS = 60_000_000_000
+"""As `CRASH_SLACK_NS`, of the note on disk: it gets there with checkpoints, or when it must."""
 
 
 class Starter:
@@ -178,7 +182,10 @@ async def _serve(store: Store, starter: Starter) -> None:
         with journal.snapshot() as snapshot:
             indexed = snapshot.indexed_lsn
             last = snapshot.last()
-        intake = Intake.open(store, end, indexed)
+            before = look_back(journal, snapshot, indexed)
+        in_order = last is not None and last.kind == Kind.CLEAN and last.lsn == end.lsn
+        power_cut = not in_order and before.boot != boot_of(root_fd, store.root)
+        intake = Intake.open(store, end, indexed, power_cut=power_cut)
         if last is not None and last.time_ns > intake.time_ns:
             intake.time_ns = TimeNs(last.time_ns)
         session = Session(store, page, intake, journal, supervisor, root_fd)
@@ -196,7 +203,7 @@ async def _begin(
     session: Session, end: Lsn, starter: Starter, keeper: Housekeeper, log_lost: bool
 ) -> None:
     """Start the session in the log: a first one, or one that goes on after an earlier."""
-    payload = _describe_session(session.store)
+    payload = _describe_session(session)
     adopter = session.adopter
     gap_ns = session.page.gap_ns or BackingNote(session.root_fd).read()
     with session.journal.snapshot() as snapshot:
@@ -216,7 +223,7 @@ async def _begin(
         ended_ns = undisturbed_since(snapshot, end)
     assert first is not None
     assert last is not None
-    crash_ns = 0 if ended_ns else _crash_ns(session.page, before)
+    crash_ns = 0 if ended_ns else _crash_ns(session, before)
     if last.kind == Kind.CLEAN:
         gap_ns = 0
     elif gap_ns:
@@ -251,17 +258,17 @@ async def _begin(
         BackingNote(session.root_fd).remove()
 
 
-def _describe_session(store: Store) -> bytes:
+def _describe_session(session: Session) -> bytes:
     """The payload of MOUNT."""
-    said = {"version": 1, "boot": boot_id(), "time_ns": time.time_ns()}
-    return json.dumps({**said, "barriers": describe(store.barrier_settings)}).encode()
+    said = {"version": 1, "boot": session.boot, "time_ns": time.time_ns()}
+    return json.dumps({**said, "barriers": describe(session.store.barrier_settings)}).encode()
 
 
-def _crash_ns(page: StatePage, before: Before) -> int:
+def _crash_ns(session: Session, before: Before) -> int:
     """When the daemon died; 0 when the whole machine went down, or nobody knows."""
-    if before.boot != boot_id() or not page.alive_ns:
+    if before.boot != session.boot or not session.page.alive_ns:
         return 0
-    return page.alive_ns + CRASH_SLACK_NS
+    return session.page.alive_ns + CRASH_SLACK_NS
 
 
 def _doubtful_ns(gap_ns: int) -> int:
@@ -270,18 +277,33 @@ def _doubtful_ns(gap_ns: int) -> int:
     return max(gap_ns - CLOCK_SLACK_NS, 1) if gap_ns <= time.time_ns() else 1
 
 
-def _booted_ns() -> int:
-    """The wall time at which this machine started."""
-    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+def _power_cut_ns(session: Session, before: Before) -> int:
+    """When the machine had gone down for certain, as far as can be told.
+
+    Not after it came up again; and not long after the last time that fsd noted on disk.
+    """
+    same_boot = before.boot.split(" ")[0] == session.boot.split(" ")[0]
+    up_ns = 0 if same_boot else time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    alive_ns = session.page.alive_ns
+    latest_ns = time.time_ns() - up_ns
+    return min(latest_ns, alive_ns + ALIVE_SLACK_NS) if alive_ns else latest_ns
 
 
 def _recover(session: Session, end: Lsn, before: Before) -> None:
-    recovery = Recovery(session.journal, session.root_fd, end, session.page)
-    crash_ns = _crash_ns(session.page, before)
-    recovery.run(before.checkpoint, crash_ns or _booted_ns(), processes_only=bool(crash_ns))
-    repairs = len(recovery.repairs)
-    log.info("recovery from LSN %d to %d: %d repairs", before.checkpoint, end, repairs)
-    for repair in recovery.repairs[:100]:
+    crash_ns = _crash_ns(session, before)
+    what = (session.journal, session.root_fd, end, session.page)
+    if crash_ns and not session.page.recovering_ns:
+        recovery = Recovery(*what)
+        recovery.run(before.checkpoint, crash_ns)
+        repairs = recovery.repairs
+    else:
+        power_cut = PowerCut(*what)
+        power_cut.run(before.checkpoint, _power_cut_ns(session, before))
+        syncfs(session.root_fd)
+        power_cut.finish()
+        repairs = power_cut.repairs
+    log.info("recovery from LSN %d to %d: %d repairs", before.checkpoint, end, len(repairs))
+    for repair in repairs[:100]:
         log.info("repaired: %s", repair)
 
 
@@ -306,6 +328,8 @@ async def _mounted(
             nursery.start_soon(_stop_on_signal)
             nursery.start_soon(_announce, session, mount_point, starter)
             session.serving = True
+            session.publish()
+            await trio.to_thread.run_sync(session.page.flush)
             await pyfuse3.main(min_tasks=4)
             nursery.cancel_scope.cancel()
     finally:
@@ -387,7 +411,7 @@ async def _finish(session: Session, keeper: Housekeeper) -> None:
 
 async def _has_room_at_last(session: Session) -> bool:
     """Wait for room in the log while there is hope; without CLEAN the next mount recovers."""
-    while not session.intake.has_little_room():
+    while not (session.intake.has_room() or session.intake.has_little_room()):
         before = session.page.indexed_lsn
         with trio.move_on_after(session.supervisor.patience_s):
             await session.wait_for_room()

@@ -17,7 +17,7 @@ import trio
 
 from fsd.gap import GapKeeper
 from fsd.nodes import Node
-from fsd.session import Session, boot_id
+from fsd.session import Session
 from store.errors import StoreError
 from store.format import Kind
 from store.types import Lsn
@@ -43,7 +43,7 @@ class Housekeeper:
         self._no_space = False
         self._progress = (0, 0.0)
         """How far the index was, and since when."""
-        self._boot = boot_id()
+        self._boot = session.boot
 
     async def run(self) -> None:
         """Run all of them until cancelled."""
@@ -114,8 +114,11 @@ class Housekeeper:
         upto = session.intake.lsn
         await self.apply_times()
         try:
+            # The log first: what reaches the disk by our own doing should not be ahead of it.
+            await session.flusher.durable(session.intake.lsn)
             await trio.to_thread.run_sync(syncfs, session.root_fd)
-        except OSError as error:
+            await trio.to_thread.run_sync(session.page.flush)
+        except (OSError, StoreError) as error:
             log.error("the backing tree can't be synced: %s", error)
             return
         if session.intake.has_room():

@@ -1,4 +1,4 @@
-"""After a crash: the backing tree is brought to the journal's state, by state and not by replay.
+"""After the death of cdpfs: the backing tree is brought to the journal's state, by state.
 
 Duty: for every name and node that may not be as the journal says, compare what the backing tree has
 with it, and mend the difference. Doing it twice changes nothing more. Runs before the mount,
@@ -7,23 +7,21 @@ blocking, in one thread. Nothing is logged: the journal is right.
 What may differ: an op is logged and made in one synchronous section, so when only processes died,
 of all ops the very last alone may not have been made, or in part; and deferred mtimes are missing.
 What somebody changed behind our back after that has a later mtime: it is left alone here, and the
-search for external changes finds it. When the machine went down as well, anything since the last
-checkpoint may be missing.
+search for external changes finds it. When the machine went down as well, see `fsd/power_cut.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import stat
-from collections.abc import Iterator
 
-from fsd.adopt import HIDDEN, read_xattrs
-from fsd.capture import DISK_FAILS, set_owner, set_times, swap_names
+from fsd.adopt import HIDDEN
+from fsd.capture import DISK_FAILS, swap_names
 from fsd.errors import BackingFails
 from fsd.likeness import Likeness
+from fsd.mending import Mender, lstat
 from fsd.touched import Name, Touched, collect
 from store.errors import NotSeeded
 from store.journal import Journal, NodeState
@@ -34,8 +32,6 @@ from timetravel.view import View
 
 log = logging.getLogger(__name__)
 
-_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_COPY_BYTES = 1 << 20
 _TICK_NS = 20_000_000
 """File systems take times from a clock that is this much behind at the most."""
 
@@ -50,16 +46,16 @@ class Recovery:
         self._root_fd = root_fd
         self._likeness = Likeness(self._view)
         self._crash_ns = 0
-        self.repairs: list[str] = []
+        self._mender = Mender(self._view, page, root_fd)
+        self.repairs = self._mender.repairs
 
-    def run(self, start: Lsn, crash_ns: int, processes_only: bool) -> None:
-        """Mend what was touched after `start`.
+    def run(self, start: Lsn, crash_ns: int) -> None:
+        """Mend what the last op touched, and the mtimes of what was touched after `start`.
 
         `crash_ns`: nothing of ours is from later than that, so what changed later is left alone.
-        `processes_only`: the machine stayed up, so that only the very last op is in doubt.
         """
         end = self._view.lsn
-        doubtful = Lsn(end - 1) if processes_only else start
+        doubtful = Lsn(end - 1)
         self._crash_ns = crash_ns
         with self._journal.snapshot() as snapshot:
             touched = collect(self._journal, snapshot, start, doubtful, end)
@@ -106,18 +102,6 @@ class Recovery:
             return -1
         return path.count(b"/") + 1 if path else 0
 
-    def _open_dir(self, node: NodeId) -> int:
-        """The directory at its path in the journal; the caller closes it."""
-        fd = os.dup(self._root_fd)
-        path = self._view.path_of(node) if node != ROOT else b""
-        for name in path.split(b"/") if path else ():
-            try:
-                below = os.open(name, _DIRECTORY, dir_fd=fd)
-            finally:
-                os.close(fd)
-            fd = below
-        return fd
-
     # --- names -------------------------------------------------------------------------------
 
     def _finish_exchange(self, one: Name, other: Name) -> None:
@@ -125,8 +109,8 @@ class Recovery:
         states = self._expected(*one), self._expected(*other)
         if states[0] is None or states[1] is None:
             return
-        one_fd = self._open_dir(one[0])
-        other_fd = self._open_dir(other[0])
+        one_fd = self._mender.open_dir(one[0])
+        other_fd = self._mender.open_dir(other[0])
         try:
             looks = self._likeness.of
             swapped = looks(states[0], one_fd, one[1]) and looks(states[1], other_fd, other[1])
@@ -147,9 +131,9 @@ class Recovery:
     ) -> None:
         state = expected[key]
         assert state is not None
-        fd = self._open_dir(key[0])
+        fd = self._mender.open_dir(key[0])
         try:
-            there = _lstat(fd, key[1])
+            there = lstat(fd, key[1])
             if there is not None and (
                 self._is_later(key, there, touched) or self._is_it(there, state, key, touched)
             ):
@@ -160,7 +144,7 @@ class Recovery:
                 return  # the same kind of thing, its content is compared below
             if there is not None:
                 self._remove(key, fd, there, touched)
-            self._make_again(state, key, fd)
+            self._mender.make_again(state, fd, key[1])
         finally:
             os.close(fd)
 
@@ -192,7 +176,7 @@ class Recovery:
             if old_fd < 0:
                 continue
             try:
-                there = _lstat(old_fd, old[1])
+                there = lstat(old_fd, old[1])
                 if there is None or stat.S_IFMT(there.st_mode) != stat.S_IFMT(state.mode):
                     continue
                 still = expected[old] if old in touched.names else state
@@ -208,7 +192,7 @@ class Recovery:
 
     def _move(self, old_fd: int, old: bytes, fd: int, key: Name, touched: Touched) -> None:
         """Rename to the name `key` in `fd`, over what is there."""
-        there = _lstat(fd, key[1])
+        there = lstat(fd, key[1])
         if there is not None:
             self._keep(key, fd, there, touched)
         os.rename(old, key[1], src_dir_fd=old_fd, dst_dir_fd=fd)
@@ -218,7 +202,7 @@ class Recovery:
         self, old_fd: int, old: bytes, file: os.stat_result, fd: int, key: Name, touched: Touched
     ) -> None:
         """Make the name `key` in `fd` a link to the file, unless it is one."""
-        there = _lstat(fd, key[1])
+        there = lstat(fd, key[1])
         if there is not None and (there.st_dev, there.st_ino) == (file.st_dev, file.st_ino):
             return
         if there is not None:
@@ -228,26 +212,9 @@ class Recovery:
 
     def _try_open_dir(self, node: NodeId) -> int:
         try:
-            return self._open_dir(node)
+            return self._mender.open_dir(node)
         except (OSError, NoSuchNode):
             return -1
-
-    def _make_again(self, state: NodeState, key: tuple[NodeId, bytes], fd: int) -> None:
-        """The node's create op was not made, or its file is lost: make it from the journal."""
-        name, kind = key[1], stat.S_IFMT(state.mode)
-        self._page.mended_node = state.node
-        if kind == stat.S_IFDIR:
-            os.mkdir(name, 0o700, dir_fd=fd)
-        elif kind == stat.S_IFLNK:
-            os.symlink(state.target, name, dir_fd=fd)
-        elif kind == stat.S_IFREG:
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            os.close(os.open(name, flags, 0o600, dir_fd=fd))
-            self._mend_content(state, fd, name, [(0, state.size_bytes)])
-        else:
-            os.mknod(name, state.mode, state.rdev, dir_fd=fd)
-        self.repairs.append(f"made {name!r} again")
-        self._mend_attributes(state, fd, name)
 
     def _take_away(self, key: Name, touched: Touched) -> None:
         """A name that the journal has not: its unlink was not made."""
@@ -255,7 +222,7 @@ class Recovery:
         if fd < 0:
             return  # the directory itself is gone
         try:
-            there = _lstat(fd, key[1])
+            there = lstat(fd, key[1])
             if there is not None and not self._is_later(key, there, touched):
                 self._remove(key, fd, there, touched)
                 self.repairs.append(f"removed {key[1]!r}")
@@ -303,8 +270,8 @@ class Recovery:
                     log.info("%r was changed after the crash; it stays as it is", name)
                     return
                 self._page.mended_node = node
-                self._mend_content(state, fd, name, ranges)
-            self._mend_attributes(state, fd, name)
+                self._mender.mend_content(state, fd, name, ranges)
+            self._mender.mend_attributes(state, fd, name)
         finally:
             os.close(fd)
 
@@ -336,7 +303,7 @@ class Recovery:
             if there.st_mtime_ns == state.mtime_ns:
                 return
             if state.mtime_ns - _TICK_NS <= there.st_mtime_ns <= self._crash_ns:
-                self._set_mtime(fd, name, there.st_atime_ns, state.mtime_ns)
+                self._mender.set_mtime(fd, name, there.st_atime_ns, state.mtime_ns)
         finally:
             os.close(fd)
 
@@ -352,95 +319,4 @@ class Recovery:
         if not places:
             return None
         directory, name = places[0]
-        return state, self._open_dir(directory), name
-
-    @staticmethod
-    def _set_mtime(fd: int, name: bytes, atime_ns: int, mtime_ns: int) -> None:
-        held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-        try:
-            set_times(held, atime_ns, mtime_ns)
-        finally:
-            os.close(held)
-
-    def _mend_content(
-        self, state: NodeState, fd: int, name: bytes, ranges: list[tuple[int, int]]
-    ) -> None:
-        """Size and written ranges of a regular file."""
-        file = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-        try:
-            size = os.fstat(file).st_size
-            if size != state.size_bytes:
-                os.ftruncate(file, state.size_bytes)
-                self.repairs.append(f"size of {name!r}: {size} to {state.size_bytes}")
-                if size < state.size_bytes:
-                    ranges = [*ranges, (size, state.size_bytes)]
-            for start, stop in _merged(ranges, state.size_bytes):
-                self._mend_range(state.node, file, start, stop, name)
-        finally:
-            os.close(file)
-
-    def _mend_range(self, node: NodeId, file: int, start: int, stop: int, name: bytes) -> None:
-        for at in range(start, stop, _COPY_BYTES):
-            length = min(_COPY_BYTES, stop - at)
-            right = self._view.read(node, at, length)
-            if os.pread(file, length, at) != right:
-                os.pwrite(file, right, at)
-                self.repairs.append(f"content of {name!r} at {at}")
-
-    def _mend_attributes(self, state: NodeState, fd: int, name: bytes) -> None:
-        """Owner, mode, xattrs, mtime; in this order, since each undoes some of the next."""
-        there = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-        try:
-            if (there.st_uid, there.st_gid) != (state.uid, state.gid) and os.geteuid() == 0:
-                set_owner(held, state.uid, state.gid)
-                there = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            is_link = stat.S_ISLNK(state.mode)
-            self._mend_xattrs(state, fd, name)
-            if not is_link and stat.S_IMODE(there.st_mode) != stat.S_IMODE(state.mode):
-                os.chmod(b"/proc/self/fd/%d" % held, stat.S_IMODE(state.mode))
-            if there.st_mtime_ns != state.mtime_ns:
-                set_times(held, there.st_atime_ns, state.mtime_ns)
-        finally:
-            os.close(held)
-
-    def _mend_xattrs(self, state: NodeState, fd: int, name: bytes) -> None:
-        path = b"/proc/self/fd/%d/%b" % (fd, name)
-        have = dict(read_xattrs(path, follow=False))
-        want = self._view.xattrs(state.node)
-        for key in have.keys() - want.keys():
-            _ignoring(errno.EPERM, os.removexattr, path, key, follow_symlinks=False)
-        for key, value in want.items():
-            if have.get(key) != value:
-                _ignoring(errno.EPERM, os.setxattr, path, key, value, follow_symlinks=False)
-
-
-def _ignoring(number: int, call: object, *args: object, **options: object) -> None:
-    """Security modules set attributes of their own that nobody may change."""
-    try:
-        call(*args, **options)  # type: ignore[operator]
-    except OSError as error:
-        if error.errno != number:
-            raise
-
-
-def _lstat(fd: int, name: bytes) -> os.stat_result | None:
-    try:
-        return os.stat(name, dir_fd=fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-
-
-def _merged(ranges: list[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
-    """The ranges sorted, joined and cut at `size`."""
-    start = stop = 0
-    for begin, end in sorted(ranges):
-        end = min(end, size)
-        if begin > stop:
-            if stop > start:
-                yield start, stop
-            start, stop = begin, end
-        else:
-            stop = max(stop, end)
-    if stop > start:
-        yield start, stop
+        return state, self._mender.open_dir(directory), name

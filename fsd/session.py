@@ -5,6 +5,9 @@ Duty: hold what the handlers and the background tasks share. Loop's thread.
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -27,13 +30,39 @@ from store.statepage import StatePage
 from store.types import Lsn
 from store.volume import Store
 
+_libc = ctypes.CDLL(None, use_errno=True)
+_AT_EMPTY_PATH = 0x1000
+_STATX_MNT_ID, _STATX_MNT_ID_UNIQUE = 0x1000, 0x4000
+
 ROOM_LOOK_S = 0.01
 STUCK_LOOK_S = 0.2
 
 
-def boot_id() -> str:
-    """Which start of the machine this is: after another one, page caches are gone."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+def boot_of(root_fd: int, store: Path) -> str:
+    """Since when the page caches of backing tree and store live: the boot, and both mounts.
+
+    After another start of the machine, or when one of the two file systems has been mounted anew,
+    what was not synced may be gone.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    store_fd = os.open(store, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return f"{boot} {mount_number(root_fd)} {mount_number(store_fd)}"
+    finally:
+        os.close(store_fd)
+
+
+def mount_number(fd: int) -> int:
+    """The mount that a file is in: never used again (since Linux 6.8), else a small number.
+
+    statx(2), with STATX_MNT_ID_UNIQUE or STATX_MNT_ID.
+    """
+    found = (ctypes.c_uint8 * 256)()
+    for mask in (_STATX_MNT_ID_UNIQUE, _STATX_MNT_ID):
+        failed = _libc.statx(fd, b"", _AT_EMPTY_PATH, mask, found)
+        if not failed and int.from_bytes(bytes(found[:4]), sys.byteorder) & mask:
+            return int.from_bytes(bytes(found[144:152]), sys.byteorder)
+    return 0
 
 
 class Session:
@@ -54,6 +83,7 @@ class Session:
         self.journal = journal
         self.supervisor = supervisor
         self.root_fd = root_fd
+        self.boot = boot_of(root_fd, store.root)
         self.nodes = NodeTable(root_fd)
         self.names = Names(journal, page)
         self.capture = Capture(intake, self.nodes, self.names)

@@ -132,7 +132,7 @@ def drop(path: Path) -> None:
 
 
 def drop_tree(folder: Path) -> None:
-    """Remove a folder of files that nobody needs (an index that was replaced), as far as it goes."""
+    """Remove a folder that nobody needs (an index that was replaced), as far as it goes."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

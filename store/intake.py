@@ -98,7 +98,7 @@ class Intake:
             intake._number = int(end.ring.path.stem)
             intake._use(intake._number, end.position, end.ring.generation)
             intake._clear_torn()
-        intake._learn_last_lsns()
+        intake._learn_rings()
         intake.sync()
         return intake
 
@@ -110,16 +110,25 @@ class Intake:
         for at in range(self._position, self._limit, 1 << 20):
             durable.pwrite_all(self._fd, bytes(min(1 << 20, self._limit - at)), at)
 
-    def _learn_last_lsns(self) -> None:
-        """What each file of an earlier session holds, so that none is reused too early."""
+    def _learn_rings(self) -> None:
+        """What each file of an earlier session holds, so that none is reused too early.
+
+        That session may have been killed before it had synced them.
+        """
         rings = rings_in_use(self._store)
         for ring, successor in itertools.pairwise(rings):
-            self._last_lsns[int(ring.path.stem)] = successor.first_lsn - 1
+            number = int(ring.path.stem)
+            self._last_lsns[number] = successor.first_lsn - 1
+            self._unsynced.add(self._open_ring(number))
 
-    def _use(self, number: int, position: int, generation: int) -> None:
+    def _open_ring(self, number: int) -> int:
         fd = self._fds.get(number, -1)
         if fd < 0:
             fd = self._fds[number] = durable.open_file(ring_path(self._store, number))
+        return fd
+
+    def _use(self, number: int, position: int, generation: int) -> None:
+        fd = self._open_ring(number)
         self._number, self._fd, self._generation = number, fd, generation
         self._position = position
         self._limit = os.fstat(fd).st_size

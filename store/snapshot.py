@@ -212,6 +212,13 @@ class Snapshot:
             if before:
                 yield name, before, removal[0]
 
+    def known_names(self, directory: NodeId, lsn: Lsn) -> Iterator[tuple[bytes, NodeId]]:
+        """Names at `lsn`, also of a directory whose listing is incomplete: those that are known."""
+        for name in self._lookup.all_names(directory):
+            node = self._lookup.name_at(directory, name, lsn)
+            if node:
+                yield name, node
+
     # --- content ---------------------------------------------------------------------------------
 
     def region_seeded(self, node: NodeId, region: int) -> bool:

@@ -155,9 +155,8 @@ class IntakeTail:
         at = self._position + self._extent_of_torn()
         after = max(self._next + 1, indexed + 1)
         places = [(self._ring, at)]
-        for ring in rings_in_use(self._store):
-            if ring.generation > self._ring.generation:
-                places.append((ring, RING_HEADER_BYTES))
+        newer = (r for r in rings_in_use(self._store) if r.generation > self._ring.generation)
+        places += [(ring, RING_HEADER_BYTES) for ring in newer]
         needed = max(self._next, indexed + 1)
         for ring, start in places:
             for position, lsn, unsynced in records_in(ring.path, start, ring.generation, after):
