@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from store.errors import NotSeeded
+from store.volume import Store
 from tests.volume import SOURCE, Volume
 
 
@@ -26,6 +27,15 @@ class Victim(Volume):
 
     def __init__(self, base: Path, *, at: bool = False, **settings: Any) -> None:
         super().__init__(base, at=at, **settings)
+        self._answers = -1
+        self._received = b""
+
+    def adopt(self, base: Path, store: Store) -> None:
+        """Be the volume of a store that is there already, mounted in place."""
+        self.tree = self.backing = base / "tree"
+        self.store = store
+        self.log = base / "fsd.log"
+        self.process = None
         self._answers = -1
         self._received = b""
 
