@@ -7,9 +7,11 @@ to be mended.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterator
 
 from fsd.adopt import read_xattrs
@@ -169,6 +171,23 @@ def _ignoring(number: int, call: object, *args: object, **options: object) -> No
     except OSError as error:
         if error.errno != number:
             raise
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_AT_SYMLINK_NOFOLLOW = 0x100
+_STATX_BTIME = 0x800
+
+
+def birth_ns(fd: int, name: bytes) -> int:
+    """When the inode under a name was made; 0 where the file system does not know. statx(2)."""
+    found = (ctypes.c_uint8 * 256)()
+    if _libc.statx(fd, name, _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, found):
+        return 0
+    raw = bytes(found)
+    if not int.from_bytes(raw[:4], sys.byteorder) & _STATX_BTIME:
+        return 0
+    seconds = int.from_bytes(raw[80:88], sys.byteorder, signed=True)
+    return seconds * 10**9 + int.from_bytes(raw[88:92], sys.byteorder)
 
 
 def lstat(fd: int, name: bytes) -> os.stat_result | None:

@@ -10,8 +10,9 @@ synced, in any mixture: its file system writes when it likes. So it is not enoug
 the log speaks of. Every name is looked at, and the content of every file that the log speaks of
 since the checkpoint, or whose inode was changed since then, or differs in size or time.
 
-Which file is which: one that was there before protection has its inode number in the journal. All
-content of the others is in the journal, so that any file of the right kind will do.
+Which file is which: of one that was there before protection the journal has the inode number, and
+the ctime, which its birth is no later than. All content of the others is in the journal, so that
+any file of the right kind will do.
 
 What somebody changed in the bare directory after the machine was up again, and before the first
 recovery began, is left alone (see `PowerCut.run`); the search for external changes logs it.
@@ -28,7 +29,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fsd.adopt import HIDDEN
-from fsd.mending import Mender, lstat
+from fsd.mending import Mender, birth_ns, lstat
 from fsd.strays import Strays
 from fsd.touched import collect
 from store.errors import NotSeeded
@@ -52,6 +53,13 @@ class Place(NamedTuple):
     state: NodeState
 
 
+class Adopted(NamedTuple):
+    """A node that was there before cdpfs saw it, with the ctime that its inode had then."""
+
+    node: NodeId
+    ctime_ns: int
+
+
 class PowerCut:
     """One recovery, at the journal's end. `repairs` lists what was mended, for the log."""
 
@@ -64,8 +72,8 @@ class PowerCut:
         self._strays = Strays(root_fd, self._mender)
         self.repairs = self._mender.repairs
         self._touched: set[NodeId] = set()
-        self._inodes: dict[int, NodeId] = {}
-        """Backing inodes of touched nodes that were there before protection."""
+        self._inodes: dict[int, Adopted] = {}
+        """Touched nodes that were there before protection, by backing inode."""
         self._unseeded: dict[int, NodeId] = {}
         """Of those, the ones without a name left whose content the journal lacks."""
         self._since_ns = self._limit_ns = self._began_ns = 0
@@ -131,7 +139,7 @@ class PowerCut:
                 state = snapshot.state(node, base.since) if base is not None else None
                 if base is None or state is None or not state.inode:
                     continue
-                self._inodes[state.inode] = node
+                self._inodes[state.inode] = Adopted(node, state.ctime_ns)
                 if not base.complete and not self._view.names(node):
                     self._unseeded[state.inode] = node
 
@@ -199,12 +207,16 @@ class PowerCut:
     def _look(self, place: Place, fd: int, there: os.stat_result) -> None:
         """What stands under a name that must be there: right, wrong, or to be judged later."""
         state = place.state
-        wrong_node = self._inodes.get(there.st_ino, state.node) != state.node
+        adopted = self._inodes.get(there.st_ino)
+        # The number alone may be another file's by now.
+        old = adopted is not None and birth_ns(fd, place.name) <= adopted.ctime_ns
+        wrong_node = adopted is not None and old and adopted.node != state.node
+        reused = adopted is not None and not old and adopted.node == state.node
         kept = self._first.get(state.node, there.st_ino) == there.st_ino
         claimed = self._claimed.get(there.st_ino, state.node) == state.node
         same_kind = stat.S_IFMT(there.st_mode) == stat.S_IFMT(state.mode)
         if same_kind and not wrong_node and (stat.S_ISDIR(state.mode) or (kept and claimed)):
-            if state.inode and state.inode != there.st_ino:
+            if state.inode and (reused or state.inode != there.st_ino):
                 self._unlike.append(place)
             else:
                 self._accept(place, there)
@@ -244,7 +256,7 @@ class PowerCut:
                 self._missing.append(place)
                 return
             path = self._path(place)
-            found = self._strays.locate(place.state.inode, place.state.mode)
+            found = self._locate(place.state)
             if found is None or found == path or self._is_foreign(there):
                 self._accept(place, there)
                 return
@@ -252,6 +264,15 @@ class PowerCut:
             self._missing.append(place)
         finally:
             os.close(fd)
+
+    def _locate(self, state: NodeState) -> bytes | None:
+        """Where the file of a node that was there before protection is."""
+        if not state.inode:
+            return None
+        with self._journal.snapshot() as snapshot:
+            base = snapshot.base(state.node)
+            was = snapshot.state(state.node, base.since) if base is not None else None
+        return self._strays.locate(state.inode, state.mode, was.ctime_ns if was else 0)
 
     def _path(self, place: Place) -> bytes:
         path = self._view.path_of(place.directory) if place.directory != ROOT else b""
@@ -314,7 +335,7 @@ class PowerCut:
     def _fetch(self, place: Place, fd: int) -> bool:
         """Its own file by the inode, from wherever it is; or one of those that belong nowhere."""
         state = place.state
-        found = self._strays.locate(state.inode, state.mode) if state.inode else None
+        found = self._locate(state)
         taken_from = None if found is None else self._place_at(found)
         if found is None:
             found = self._strays.like(state)

@@ -12,7 +12,7 @@ import os
 import stat
 
 from fsd.adopt import HIDDEN
-from fsd.mending import Mender, lstat
+from fsd.mending import Mender, birth_ns, lstat
 from store.journal import NodeState
 from store.types import NodeId
 
@@ -66,25 +66,30 @@ class Strays:
         self._places = None
         self._alike.setdefault(_likeness(there), []).append(path)
 
-    def locate(self, inode: int, mode: int) -> bytes | None:
-        """A path where the file of that inode stands, if it is of the same kind."""
+    def locate(self, inode: int, mode: int, ctime_ns: int) -> bytes | None:
+        """A path where the file of that inode stands, if it is of the same kind.
+
+        And if it was made no later than `ctime_ns`: else the number has been used again.
+        """
         if self._places is None:
             self._places = self._all_places()
         for path in self._places.get(inode, []):
-            there = self._lstat(path)
-            if there is None or there.st_ino != inode:
+            there, born_ns = self._look_at(path)
+            if there is None or there.st_ino != inode or born_ns > ctime_ns:
                 continue
             if stat.S_IFMT(there.st_mode) == stat.S_IFMT(mode):
                 return path
         return None
 
-    def _lstat(self, path: bytes) -> os.stat_result | None:
+    def _look_at(self, path: bytes) -> tuple[os.stat_result | None, int]:
+        """Attributes and birth of what stands at a path."""
         try:
             fd = self._mender.open_path(os.path.dirname(path))
         except OSError:
-            return None
+            return None, 0
         try:
-            return lstat(fd, os.path.basename(path))
+            name = os.path.basename(path)
+            return lstat(fd, name), birth_ns(fd, name)
         finally:
             os.close(fd)
 
@@ -118,7 +123,7 @@ class Strays:
         paths = self._alike.get((stat.S_IFMT(state.mode), size, state.mtime_ns), [])
         while paths:
             path = paths.pop()
-            if self._lstat(path) is not None:
+            if self._look_at(path)[0] is not None:
                 return path
         return None
 

@@ -25,6 +25,8 @@ def make(database: Path, mode: str) -> None:
     """A bank with money in it, before protection begins."""
     with contextlib.closing(sqlite3.connect(database)) as bank, bank:
         bank.execute(f"pragma journal_mode={mode}")
+        # Only WAL stays with the file; the tellers must be told of the others.
+        bank.execute(f"pragma user_version={MODES.index(mode)}")
         bank.execute("create table account (id integer primary key, money integer, memo text)")
         bank.execute("create table done (number integer primary key)")
         rows = [(number, 100, "") for number in range(ACCOUNTS)]
@@ -54,6 +56,10 @@ class Teller:
 
     def __init__(self, database: Path, ledger: Path, seed: int) -> None:
         self._bank = sqlite3.connect(database, isolation_level=None)
+        (mode,) = self._bank.execute("pragma user_version").fetchone()
+        self._bank.execute(f"pragma journal_mode={MODES[mode]}")
+        # In DELETE mode, a commit is safe from a power cut only when the folder is synced as well.
+        self._bank.execute("pragma synchronous=extra")
         self._ledger = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._random = random.Random(seed)
         self._stopping = False

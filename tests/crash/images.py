@@ -23,22 +23,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fsd.housekeeping import syncfs
-from store.journal import Journal
-from store.types import Lsn
-from store.verify import verify
 from store.volume import Store
-from tests.crash import bank, client, copies
+from tests.crash import bank, client
+from tests.crash.aftermath import Aftermath
 from tests.crash.campaign import Failed, furnish
-from tests.crash.copies import Copy, differences
 from tests.crash.victim import Victim
 from tests.volume import SOURCE
-from timetravel.view import View
 
 POOL_BYTES = 12 << 30
 IMAGE_BYTES = 400 << 20
 WRITERS = 2
 SYSTEMS = ("ext4", "xfs")
-SIGNS = (" ERROR ", " WARNING ", "Traceback", "external changes found")
 
 
 def run(*command: object) -> None:
@@ -267,24 +262,14 @@ class ImageCampaign:
         disks.mount()
         volume = self._reopen(disks.base)
         self._victims.append(volume)
+        aftermath = Aftermath(volume, cut.ledgers)
         if self._random.random() < 0.4:
-            self._kill_while_it_starts(volume)
-        first = self._mount_and_compare(volume, cut)
-        volume.kill_daemon()
-        volume.kill_indexer()
-        volume.clear()
+            aftermath.kill_while_it_starts(self._random.uniform(0.2, 1.5))
+        aftermath.recover()
         # The file systems are mounted anew: that counts as another power cut.
         disks.unmount()
         disks.mount()
-        repairs = self._mount_again(volume)
-        wrong = [] if repairs == 0 else [f"the second recovery made {repairs} repairs"]
-        volume.unmount()
-        second = copies.of_tree(volume.backing)
-        wrong += [f"second recovery, {line}" for line in differences(second, first)]
-        wrong += [f"verify: {finding}" for finding in verify(volume.store).findings]
-        wrong += self._check_log(volume)
-        if wrong:
-            raise Failed("\n".join([str(cut.place.name), *wrong[:30], self._tail(volume)]))
+        aftermath.recover_again()
         self._victims.pop()
         disks.unmount()
         self._again = None
@@ -295,52 +280,7 @@ class ImageCampaign:
         store = Store.open(base / "store")
         store.config.directory = str(base / "tree")
         store.save_config()
-        victim = Victim.__new__(Victim)
-        victim.adopt(base, store)
-        return victim
-
-    def _kill_while_it_starts(self, volume: Victim) -> None:
-        volume.start()
-        answer = volume.wait_mounted(self._random.uniform(0.2, 1.5))
-        if answer is not None and not answer.get("ok"):
-            raise Failed(f"the daemon does not come up: {answer}\n{self._tail(volume)}")
-        volume.kill_indexer()
-        volume.kill_daemon()
-        volume.clear()
-
-    def _mount_and_compare(self, volume: Victim, cut: Cut) -> Copy:
-        answer = volume.try_mount()
-        if not answer.get("ok"):
-            raise Failed(f"the daemon does not come up: {answer}\n{self._tail(volume)}")
-        live = copies.of_tree(volume.tree)
-        lsn = Lsn(volume.sync())
-        with Journal(volume.store) as journal:
-            past = copies.of_view(View(journal, lsn, volume.demand))
-        wrong = [f"newest view, {line}" for line in differences(past, live)]
-        ledger = self._base / "cut.ledger"
-        ledger.write_bytes(cut.ledgers["bank"].rpartition(b"\n")[0])
-        wrong += bank.check(volume.tree / "bank" / "bank.db", ledger)
-        wrong += client.check(volume.tree / "client", cut.ledgers["client"])
-        wrong += self._check_log(volume)
-        if wrong:
-            raise Failed("\n".join([str(cut.place.name), *wrong[:30], self._tail(volume)]))
-        return copies.of_tree(volume.tree)  # the databases' own recovery may have changed it
-
-    def _mount_again(self, volume: Victim) -> int:
-        answer = volume.try_mount()
-        if not answer.get("ok"):
-            raise Failed(f"the daemon does not come up again: {answer}\n{self._tail(volume)}")
-        line = volume.log_text().rpartition("recovery from LSN")[2].partition("\n")[0]
-        return int(line.split(": ")[1].split()[0])
-
-    @staticmethod
-    def _check_log(volume: Victim) -> list[str]:
-        lines = volume.log_text().splitlines()
-        return [f"log: {line}" for line in lines if any(sign in line for sign in SIGNS)]
-
-    @staticmethod
-    def _tail(volume: Victim) -> str:
-        return "\n".join(f"    {line}" for line in volume.log_text().splitlines()[-40:])
+        return Victim.of(base, store)
 
 
 def campaign(

@@ -30,14 +30,17 @@ class Victim(Volume):
         self._answers = -1
         self._received = b""
 
-    def adopt(self, base: Path, store: Store) -> None:
-        """Be the volume of a store that is there already, mounted in place."""
-        self.tree = self.backing = base / "tree"
-        self.store = store
-        self.log = base / "fsd.log"
-        self.process = None
-        self._answers = -1
-        self._received = b""
+    @classmethod
+    def of(cls, base: Path, store: Store) -> Victim:
+        """The volume of a store that is there already, mounted in place."""
+        made = cls.__new__(cls)
+        made.tree = made.backing = base / "tree"
+        made.store = store
+        made.log = base / "fsd.log"
+        made.process = None
+        made._answers = -1
+        made._received = b""
+        return made
 
     def start(self, *program: str, environment: dict[str, str] | None = None) -> None:
         """Start the daemon (or `program`, which runs it); `wait_mounted` follows."""
