@@ -209,6 +209,8 @@ async def _begin(
     with session.journal.snapshot() as snapshot:
         known = snapshot.state(ROOT, end) is not None
     if not known:
+        # Its base content is to outlive a power cut, whoever wrote it just now.
+        await trio.to_thread.run_sync(syncfs, session.root_fd)
         adopter.protected_ns = time.time_ns()
         # LSN 1 also when an earlier start ended before it had adopted the root.
         session.intake.append(Kind.MOUNT, 0, 0, payload)
@@ -251,6 +253,7 @@ async def _begin(
         await search.run()
         nursery.cancel_scope.cancel()
     if search.found:
+        await trio.to_thread.run_sync(syncfs, session.root_fd)
         log.info("%d external changes found and logged", search.found)
     if gap_ns:
         await session.flusher.durable(session.intake.lsn)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -313,8 +312,3 @@ def furnish(folder: Path, rng: random.Random) -> None:
         odd.write(b"a name that is not UTF-8")
     for path in (folder / "sparse", folder / "deep", folder / "large"):
         os.setxattr(path, "user.colour", b"blue")
-
-
-def remove(base: Path) -> None:
-    """Take a campaign's folder away; one that is still mounted stays."""
-    shutil.rmtree(base, ignore_errors=True)
