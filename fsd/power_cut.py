@@ -212,10 +212,8 @@ class PowerCut:
         old = adopted is not None and birth_ns(fd, place.name) <= adopted.ctime_ns
         wrong_node = adopted is not None and old and adopted.node != state.node
         reused = adopted is not None and not old and adopted.node == state.node
-        kept = self._first.get(state.node, there.st_ino) == there.st_ino
-        claimed = self._claimed.get(there.st_ino, state.node) == state.node
         same_kind = stat.S_IFMT(there.st_mode) == stat.S_IFMT(state.mode)
-        if same_kind and not wrong_node and (stat.S_ISDIR(state.mode) or (kept and claimed)):
+        if same_kind and not wrong_node and self._is_free(state, there):
             if state.inode and (reused or state.inode != there.st_ino):
                 self._unlike.append(place)
             else:
@@ -223,6 +221,13 @@ class PowerCut:
         elif not self._is_foreign(there):
             self._park(place.directory, fd, place.name, there)
             self._missing.append(place)
+
+    def _is_free(self, state: NodeState, there: os.stat_result) -> bool:
+        """No other node has this file as its own, and this node has no other file."""
+        return stat.S_ISDIR(state.mode) or (
+            self._first.get(state.node, there.st_ino) == there.st_ino
+            and self._claimed.get(there.st_ino, state.node) == state.node
+        )
 
     def _accept(self, place: Place, there: os.stat_result) -> None:
         """This is the node, by its name. Its content and attributes may still be wrong."""
@@ -257,7 +262,8 @@ class PowerCut:
                 return
             path = self._path(place)
             found = self._locate(place.state)
-            if found is None or found == path or self._is_foreign(there):
+            alone = found is None or found == path
+            if self._is_foreign(there) or (alone and self._is_free(place.state, there)):
                 self._accept(place, there)
                 return
             self._park(place.directory, fd, place.name, there)
