@@ -27,6 +27,7 @@ from bench import (
     journal_size,
     names,
     postgres,
+    recovery,
     report,
     restoring,
     seeding,
@@ -48,6 +49,7 @@ STUDIES: tuple[Study, ...] = (
     *history.STUDIES,
     *journal_size.STUDIES,
     *seeding.STUDIES,
+    *recovery.STUDIES,
 )
 PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "bench-out" / "results.json"

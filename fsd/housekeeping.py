@@ -7,6 +7,7 @@ file ready before the current one is full. Loop's thread; what blocks runs in wo
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import logging
@@ -113,12 +114,14 @@ class Housekeeper:
         # Before the times: an op that comes while they are written still lacks its own.
         upto = session.intake.lsn
         await self.apply_times()
-        try:
-            # The log first: what reaches the disk by our own doing should not be ahead of it.
+        # The log first: what reaches the disk by our own doing should not be ahead of it. Should
+        # the store fail, others see to that.
+        with contextlib.suppress(OSError, StoreError):
             await session.flusher.durable(session.intake.lsn)
-            await trio.to_thread.run_sync(syncfs, session.root_fd)
             await trio.to_thread.run_sync(session.page.flush)
-        except (OSError, StoreError) as error:
+        try:
+            await trio.to_thread.run_sync(syncfs, session.root_fd)
+        except OSError as error:
             log.error("the backing tree can't be synced: %s", error)
             return
         if session.intake.has_room():

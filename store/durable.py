@@ -13,8 +13,9 @@ import errno
 import mmap
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from store.errors import StoreFault, StoreFull, TemporaryStoreError
 
@@ -23,20 +24,51 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
 
 class Disk:
     """The system calls beneath. A fault disk overrides them (see `tests/crash/fault_disk.py`)."""
 
-    open = staticmethod(os.open)
-    close = staticmethod(os.close)
-    pwrite = staticmethod(os.pwrite)
-    pwritev = staticmethod(os.pwritev)
-    ftruncate = staticmethod(os.ftruncate)
-    fdatasync = staticmethod(os.fdatasync)
-    fsync = staticmethod(os.fsync)
-    mkdir = staticmethod(os.mkdir)
-    rename = staticmethod(os.rename)
-    unlink = staticmethod(os.unlink)
+    def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
+        """open(2)."""
+        return os.open(path, flags, mode)
+
+    def close(self, fd: int) -> None:
+        """close(2)."""
+        os.close(fd)
+
+    def pwrite(self, fd: int, data: memoryview, offset: int) -> int:
+        """pwrite(2)."""
+        return os.pwrite(fd, data, offset)
+
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+        """pwritev(2)."""
+        return os.pwritev(fd, buffers, offset)
+
+    def ftruncate(self, fd: int, size_bytes: int) -> None:
+        """ftruncate(2)."""
+        os.ftruncate(fd, size_bytes)
+
+    def fdatasync(self, fd: int) -> None:
+        """fdatasync(2)."""
+        os.fdatasync(fd)
+
+    def fsync(self, fd: int) -> None:
+        """fsync(2)."""
+        os.fsync(fd)
+
+    def mkdir(self, path: Path, mode: int) -> None:
+        """mkdir(2)."""
+        os.mkdir(path, mode)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """rename(2)."""
+        os.rename(old, new)
+
+    def unlink(self, path: Path) -> None:
+        """unlink(2)."""
+        os.unlink(path)
 
     def commit(self, index: Path, commit: Callable[[], object]) -> None:
         """Have LMDB commit a transaction, with full sync, in the folder `index`."""

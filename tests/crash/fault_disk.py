@@ -110,7 +110,7 @@ class FaultDisk(durable.Disk):
 
     # --- the calls ------------------------------------------------------------------------------
 
-    def open(self, path: Any, flags: int, mode: int = 0o777) -> int:  # type: ignore[override]
+    def open(self, path: Any, flags: int, mode: int = 0o777) -> int:
         name = self._relative(path)
         fd = os.open(path, flags, mode)
         if os.path.isdir(path):
@@ -123,42 +123,43 @@ class FaultDisk(durable.Disk):
         self._fds[fd] = known
         return fd
 
-    def close(self, fd: int) -> None:  # type: ignore[override]
+    def close(self, fd: int) -> None:
         self._fds.pop(fd, None)
         os.close(fd)
 
-    def pwrite(self, fd: int, data: Any, offset: int) -> int:  # type: ignore[override]
+    def pwrite(self, fd: int, data: Any, offset: int) -> int:
         if fd in self._fds:
             self._events.append(("write", self._fds[fd], (offset, bytes(data))))
         return os.pwrite(fd, data, offset)
 
-    def pwritev(self, fd: int, buffers: Any, offset: int) -> int:  # type: ignore[override]
+    def pwritev(self, fd: int, buffers: Any, offset: int) -> int:
         self._events.append(("write", self._fds[fd], (offset, b"".join(map(bytes, buffers)))))
         return os.pwritev(fd, buffers, offset)
 
-    def ftruncate(self, fd: int, size: int) -> None:  # type: ignore[override]
+    def ftruncate(self, fd: int, size: int) -> None:
         self._events.append(("write", self._fds[fd], (size, None)))
         os.ftruncate(fd, size)
 
-    def fdatasync(self, fd: int) -> None:  # type: ignore[override]
+    def fdatasync(self, fd: int) -> None:
         self._events.append(("sync", self._fds[fd], None))
         os.fdatasync(fd)
 
-    fsync = fdatasync  # type: ignore[assignment]
+    def fsync(self, fd: int) -> None:
+        self.fdatasync(fd)
 
-    def mkdir(self, path: Any, mode: int) -> None:  # type: ignore[override]
+    def mkdir(self, path: Any, mode: int) -> None:
         os.mkdir(path, mode)
         name = self._relative(path)
         self._names[name] = _Folder
         self._events.append(("names", _folder_of(name), (name, _Folder, "")))
 
-    def rename(self, old: Any, new: Any) -> None:  # type: ignore[override]
+    def rename(self, old: Any, new: Any) -> None:
         os.rename(old, new)
         before, after = self._relative(old), self._relative(new)
         moved = self._names[after] = self._names.pop(before)
         self._events.append(("names", _folder_of(after), (after, moved, before)))
 
-    def unlink(self, path: Any) -> None:  # type: ignore[override]
+    def unlink(self, path: Any) -> None:
         os.unlink(path)
         name = self._relative(path)
         self._names.pop(name, None)
