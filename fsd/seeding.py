@@ -60,7 +60,9 @@ class Seeder:
         names: Names,
         adopter: Adopter,
         wait_for_log: Callable[[], Awaitable[None]],
+        durable: Callable[[Lsn], Awaitable[None]],
     ) -> None:
+        self._durable = durable
         self._intake = intake
         self._nodes = nodes
         self._names = names
@@ -448,6 +450,8 @@ class Seeder:
                 if node is None:
                     continue
                 await self._seed_file(node)
+                # It holds the only copy until the log is on disk: a power cut might keep the unlink.
+                await self._durable(self._intake.lsn)
                 os.unlink(name, dir_fd=self._hidden())
                 del self._kept[node.id]
                 self._let_go(node)

@@ -90,7 +90,14 @@ class Session:
         self.actors = Actors(intake)
         self.flusher = Flusher(intake)
         self.adopter = Adopter(intake, self.nodes, self.names)
-        self.seeder = Seeder(intake, self.nodes, self.names, self.adopter, self.wait_for_log)
+        self.seeder = Seeder(
+            intake,
+            self.nodes,
+            self.names,
+            self.adopter,
+            self.wait_for_log,
+            self.flusher.durable,
+        )
         self.protection = Protection(intake, store.config.protect)
         self.capture.abort_lost = self.protection.give_up
         self.capture.in_doubt = self.protection.doubt
