@@ -28,7 +28,7 @@ from store.errors import NotLogging
 from store.format import CHUNK_BYTES, Flag, Kind
 from store.intake import Intake
 from store.journal import NotSeeded
-from store.types import ROOT, NodeId
+from store.types import ROOT, Lsn, NodeId
 
 log = logging.getLogger(__name__)
 
@@ -450,7 +450,7 @@ class Seeder:
                 if node is None:
                     continue
                 await self._seed_file(node)
-                # It holds the only copy until the log is on disk: a power cut might keep the unlink.
+                # The only copy, until the log is on disk: a power cut might keep the unlink.
                 await self._durable(self._intake.lsn)
                 os.unlink(name, dir_fd=self._hidden())
                 del self._kept[node.id]
