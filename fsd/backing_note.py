@@ -9,6 +9,7 @@ import contextlib
 import os
 
 from fsd.adopt import GAP_NOTE
+from store import durable
 
 
 class BackingNote:
@@ -24,11 +25,11 @@ class BackingNote:
         fd = os.open(GAP_NOTE, flags, 0o600, dir_fd=self._root_fd)
         try:
             os.write(fd, b"%d\n" % since_ns)
-            os.fsync(fd)
+            durable.fsync_backing(fd)
         finally:
             os.close(fd)
         self._keep_times(before)
-        os.fsync(self._root_fd)
+        durable.fsync_backing(self._root_fd)
 
     def read(self) -> int:
         """When the gap began (ns); 0 when there is no note.

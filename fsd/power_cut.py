@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fsd.adopt import HIDDEN
+from fsd.adopt import OWN_NAMES
 from fsd.mending import Mender, birth_ns, lstat
 from fsd.strays import Strays
 from fsd.touched import collect
@@ -165,7 +165,7 @@ class PowerCut:
             finally:
                 os.close(listing)
             if directory == ROOT:
-                present.discard(HIDDEN)
+                present -= OWN_NAMES
             known, strays = self._expected(directory, present)
             foreign = self._is_foreign(os.fstat(fd))
             for name in strays:

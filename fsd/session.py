@@ -163,7 +163,7 @@ class Session:
 
     async def sync_backing(self, fd: int) -> None:
         """fsync the backing file too, for volumes with `fsync = "both"`."""
-        await trio.to_thread.run_sync(durable.fsync, fd)
+        await trio.to_thread.run_sync(durable.fsync_backing, fd)
 
     async def durable(self, fd: int, lsn: Lsn) -> None:
         """Return when every op up to `lsn` is on disk, or, when none is logged, the file `fd`."""

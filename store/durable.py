@@ -122,6 +122,11 @@ def fsync(fd: int) -> None:
         raise mapped(error) from error
 
 
+def fsync_backing(fd: int) -> None:
+    """As `fsync`, of something in the backing tree: its OSErrors are not the store's."""
+    disk.fsync(fd)
+
+
 def fsync_dir(path: Path) -> None:
     """The directory's names are on disk when it returns."""
     fd = disk.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
