@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from bench.content import Content
@@ -37,8 +39,11 @@ def _mount_after(work: Path, size: int, power_cut: bool) -> float:
         pids = volume.pids()
         os.kill(pids["indexer"], signal.SIGSTOP)
         _write(directory, size)
-        for pid in (pids["fsd"], pids["indexer"]):
-            os.kill(pid, signal.SIGKILL)
+        os.kill(pids["fsd"], signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may go with fsd
+            os.kill(pids["indexer"], signal.SIGKILL)
+        while any(Path(f"/proc/{pid}").exists() for pid in pids.values()):
+            time.sleep(0.01)
         unmount_lazily(directory)
         if not power_cut:
             return volume.mount()

@@ -343,6 +343,8 @@ class PowerCut:
         state = place.state
         found = self._locate(state)
         taken_from = None if found is None else self._place_at(found)
+        if taken_from is not None and taken_from.state.node == state.node:
+            found = taken_from = None  # a further name of it that is left alone
         if found is None:
             found = self._strays.like(state)
         if found is None:
@@ -351,7 +353,23 @@ class PowerCut:
         if taken_from is not None:
             self._doubt(taken_from.directory)
             self._missing.append(taken_from)
+            if not stat.S_ISDIR(state.mode):
+                self._disown(taken_from.state, state.inode)
         return True
+
+    def _disown(self, state: NodeState, inode: int) -> None:
+        """A node had another one's file: it goes from all its names."""
+        self._first.pop(state.node, None)
+        self._claimed.pop(inode, None)
+        for directory, name in self._view.names(state.node):
+            fd = self._mender.open_dir(directory)
+            try:
+                there = lstat(fd, name)
+                if there is not None and there.st_ino == inode:
+                    self._park(directory, fd, name, there)
+                    self._missing.append(Place(directory, name, state))
+            finally:
+                os.close(fd)
 
     def _place_at(self, path: bytes) -> Place | None:
         """The name that the journal has at a path, if it was taken for in its place."""
