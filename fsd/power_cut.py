@@ -25,6 +25,7 @@ import logging
 import os
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -43,6 +44,10 @@ log = logging.getLogger(__name__)
 
 _TICK_NS = 20_000_000
 """File systems take times from a clock that is this much behind at the most."""
+
+
+MOST_FETCHES = 8
+"""Of one node's file. Where births are unknown, two nodes may lay claim to one inode number."""
 
 
 class Place(NamedTuple):
@@ -84,6 +89,7 @@ class PowerCut:
         self._first: dict[NodeId, int] = {}
         """Nodes with several names → the inode that stands under the first of them."""
         self._claimed: dict[int, NodeId] = {}
+        self._fetched: Counter[NodeId] = Counter()
 
     def run(self, start: Lsn, limit_ns: int) -> None:
         """Mend everything; ops up to `start` are on disk.
@@ -341,6 +347,9 @@ class PowerCut:
     def _fetch(self, place: Place, fd: int) -> bool:
         """Its own file by the inode, from wherever it is; or one of those that belong nowhere."""
         state = place.state
+        self._fetched[state.node] += 1
+        if self._fetched[state.node] > MOST_FETCHES:
+            return False
         found = self._locate(state)
         taken_from = None if found is None else self._place_at(found)
         if taken_from is not None and taken_from.state.node == state.node:
