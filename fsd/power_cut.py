@@ -30,6 +30,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fsd.adopt import OWN_NAMES
+from fsd.capture import DISK_FAILS
+from fsd.errors import BackingFails
 from fsd.mending import Mender, birth_ns, lstat
 from fsd.strays import Strays
 from fsd.touched import collect
@@ -130,6 +132,9 @@ class PowerCut:
         except (FileNotFoundError, NotSeeded, TimetravelError) as error:
             log.info("left as it is: %r: %s", about, error)
         except OSError as error:
+            if error.errno in DISK_FAILS:
+                # Going on would take the tree as it is for what somebody changed it to.
+                raise BackingFails(f"recovery could not mend {about!r}: {error}") from error
             log.error("recovery could not mend %r: %s", about, error)
 
     def _learn(self, start: Lsn) -> None:

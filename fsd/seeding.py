@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import trio
 
-from fsd.adopt import HIDDEN, Adopter, Unseeded
+from fsd.adopt import HIDDEN, Adopter, Unseeded, times_kept
 from fsd.names import Names
 from fsd.nodes import Node, NodeTable
 from store.errors import NotLogging
@@ -196,7 +196,7 @@ class Seeder:
         """A descriptor of the hidden directory, which is created when needed."""
         if self._hidden_fd < 0:
             root = self._nodes.root.fd
-            with contextlib.suppress(FileExistsError), _times_kept(root):
+            with contextlib.suppress(FileExistsError), times_kept(root):
                 os.mkdir(HIDDEN, 0o700, dir_fd=root)
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             self._hidden_fd = os.open(HIDDEN, flags, dir_fd=root)
@@ -456,7 +456,7 @@ class Seeder:
                 del self._kept[node.id]
                 self._let_go(node)
         if self._has_hidden():
-            with _times_kept(self._nodes.root.fd):
+            with times_kept(self._nodes.root.fd):
                 os.rmdir(HIDDEN, dir_fd=self._nodes.root.fd)
             os.close(self._hidden_fd)
             self._hidden_fd = -1
@@ -485,14 +485,6 @@ class Seeder:
         self._nodes.by_id[node_id] = node
         self.kept(node)
         return node
-
-
-@contextlib.contextmanager
-def _times_kept(directory: int) -> Iterator[None]:
-    """What is done in the directory inside does not show in its mtime: it is none of the user's."""
-    before = os.fstat(directory)
-    yield
-    os.utime(f"/proc/self/fd/{directory}", ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def has_data(fd: int, start: int, length: int) -> bool:
