@@ -40,13 +40,15 @@ class Machine:
         self.share = share
         share.mkdir()
         options = [word for disk in disks for word in ("-d", str(disk))]
-        self._process = subprocess.Popen(
-            [SOURCE / "scripts" / "testvm" / "run", share, *options, command],
-            cwd=SOURCE,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with (share / "run.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [SOURCE / "scripts" / "testvm" / "run", share, *options, command],
+                cwd=SOURCE,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def wait_for(self, name: str) -> bool:
         """Wait for a file in the shared folder; False if the machine ends, or takes too long."""
@@ -80,8 +82,8 @@ class Machine:
 
     def console(self) -> str:
         """The end of what it printed."""
-        path = self.share / "console.log"
-        text = path.read_text(errors="replace") if path.exists() else ""
+        paths = (self.share / "run.log", self.share / "console.log")
+        text = "".join(path.read_text(errors="replace") for path in paths if path.exists())
         return text.replace("\r", "")[-4000:]
 
 
