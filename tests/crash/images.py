@@ -194,7 +194,7 @@ class ImageCampaign:
         """Leave neither a mount nor a process behind."""
         for process in self._applications:
             process.kill()
-            process.wait()
+            process.communicate()
         for victim in self._victims:
             victim.kill_indexer()
             if victim.process is not None:
@@ -234,7 +234,9 @@ class ImageCampaign:
     def _end_applications(self) -> None:
         for process in self._applications:
             process.send_signal(signal.SIGTERM)
-        codes = [process.wait() for process in self._applications]
+        for process in self._applications:
+            process.communicate()
+        codes = [process.returncode for process in self._applications]
         self._applications.clear()
         if any(codes):
             raise Failed(f"the applications ended with {codes}")
