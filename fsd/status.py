@@ -86,9 +86,14 @@ def status_of(session: Session, meter: Meter) -> dict[str, Any]:
 
 def _protection_of(session: Session) -> dict[str, Any]:
     said = session.protection.describe()
-    if session.full:
+    if _refuses_for_space(session):
         said |= {"state": "refusing", "reason": "the store's disk is full"}
     return said
+
+
+def _refuses_for_space(session: Session) -> bool:
+    """Without `strict`, a full log is where the next change begins a gap."""
+    return session.full and session.protection.policy == "strict"
 
 
 def _space(root: Path) -> os.statvfs_result | None:
@@ -129,7 +134,7 @@ def alarms_of(session: Session, space: os.statvfs_result | None) -> list[str]:
         alarms.append(f"the indexer has been silent for {silent_s:.0f} s")
     if page.indexer_trouble:
         alarms.append(f"the indexer can't write the journal: {os.strerror(page.indexer_trouble)}")
-    if session.full:
+    if _refuses_for_space(session):
         alarms.append("the store's disk is full: writes are refused until there is space")
     if space is None:
         alarms.append("the store is not there")
