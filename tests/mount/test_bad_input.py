@@ -62,7 +62,10 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def crashed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose intake log holds ops that the journal does not."""
+    """A store whose intake log holds ops that the journal does not, all but the last ones synced.
+
+    Only of what was on disk once can be told that it is damaged, not lost in a power cut.
+    """
     volume = Volume(tmp_path_factory.mktemp("crashed"), ring_files=3)
     try:
         volume.mount()
@@ -71,6 +74,10 @@ def crashed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         os.kill(volume.indexer_pid(), 19)  # SIGSTOP: from here on nothing is indexed
         stopped = volume.indexer_pid()
         _fill(volume.tree)
+        with (volume.tree / "synced").open("wb") as file:
+            file.write(b"on disk")
+            os.fsync(file)
+        (volume.tree / "later").write_text("not synced")
         volume.kill()
         os.kill(stopped, 9)
     finally:
@@ -239,7 +246,8 @@ def test_damage_in_what_the_journal_holds_does_not_keep_the_volume_down(
     ring = beside.intake / "0000.ring"
     flip(ring, records(ring)[0][0] + 20)  # LSN 1, indexed long ago
     before = _names(beside.tree)
-    tree.run("verify", "--store", str(beside.store), code=ExitCode.DAMAGE)
+    # Nobody reads it again: the journal has it, and that is what is verified.
+    tree.run("verify", "--store", str(beside.store))
     tree.run("mount", "--store", str(beside.store))
     assert _names(beside.tree) == before
     past = copies.of_tree(beside.tree / ".snapshots" / "@now")
