@@ -26,7 +26,7 @@ from tests.volume import SOURCE
 
 SHARE = Path("/run/testvm")
 PLACE = Path("/mnt/machine")
-SHADOW = Path("/run/shadow")
+SHADOW = PLACE / "shadow"
 TOP = "w0"
 
 

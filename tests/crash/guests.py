@@ -59,6 +59,10 @@ class Machine:
             time.sleep(0.1)
         return True
 
+    def has_ended(self) -> bool:
+        """Did it go down without being told to?"""
+        return self._process.poll() is not None
+
     @property
     def pid(self) -> int:
         """Of qemu."""
@@ -105,6 +109,10 @@ def campaign(base: Path, seed: int, cuts: int, say: Callable[[str], None]) -> tu
         disks = [_cut(base, machine, image, number, rng) for number in range(cuts - 1)]
         time.sleep(rng.uniform(0.5, 6))
         told = _told(machine)
+        if machine.has_ended():
+            return 0, f"the machine ended by itself:\n{machine.console()}"
+    except ProcessLookupError:
+        return 0, f"the machine ended by itself:\n{machine.console()}"
     finally:
         machine.kill()
     disks.append((image, told))
