@@ -32,6 +32,7 @@ from store.format import (
     SEGMENT_HEADER,
     SEGMENT_MAGIC,
 )
+from store.ops import Op
 from store.types import Lsn
 from store.volume import Store
 
@@ -349,6 +350,15 @@ class SegmentReader:
         stored = os.pread(file.fd, header.meta_stored_bytes, offset + header.meta_offset)
         try:
             return batch.decode_ops(header, batch.decode_meta(header, stored))
+        except ValueError as error:
+            raise self._damage(segment, offset, header, str(error)) from error
+
+    def read_batch(self, segment: Lsn, offset: int) -> tuple[BatchHeader, list[Op]]:
+        """The whole batch at `offset`, its digest tested; past the caches. DamagedError."""
+        header = self.header(segment, offset)
+        data = os.pread(self._open(segment).fd, header.total_bytes, offset)
+        try:
+            return batch.decode_batch(data)
         except ValueError as error:
             raise self._damage(segment, offset, header, str(error)) from error
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from store.barrier_state import Group
+from store.batch import BatchHeader
 from store.errors import NeverCaptured, NotSeeded, StoreError
 from store.extents import RegionPiece, window
 from store.format import CHUNK_BYTES
@@ -21,7 +22,7 @@ from store.index_listing import split_link
 from store.index_lookup import Lookup
 from store.index_points import PointReader
 from store.index_rows import BaseState, BatchPlace, GapSpan, NodeState, OpMeta, Piece, Point
-from store.ops import Gap
+from store.ops import Gap, Op
 from store.segment import SegmentReader
 from store.types import Lsn, NodeId, TimeNs
 
@@ -135,6 +136,20 @@ class Snapshot:
         if op is None:
             raise StoreError(f"the journal does not hold LSN {lsn}", "see `cdpfs status`")
         return self._fetch([Piece(0, op.length, lsn, 0)])
+
+    # --- batches ---------------------------------------------------------------------------------
+
+    def batches(self, start: Lsn) -> Iterator[BatchPlace]:
+        """The batches from the one that holds LSN `start` on, in order."""
+        return self._lookup.batches(start)
+
+    def batch_of(self, lsn: Lsn) -> BatchPlace | None:
+        """The batch that holds an op; None if the index doesn't hold it."""
+        return self._lookup.batch_of(lsn)
+
+    def read_batch(self, place: BatchPlace) -> tuple[BatchHeader, list[Op]]:
+        """A whole batch from its segment, its digest tested. DamagedError."""
+        return self._segments.read_batch(place.segment_first_lsn, place.offset)
 
     # --- nodes -----------------------------------------------------------------------------------
 

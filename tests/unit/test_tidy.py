@@ -31,7 +31,10 @@ BANNED_NAMES = {"common", "utils", "util", "helpers", "helper", "misc"}
 PURE_NAMES = {
     "barriers",
     "batch",
+    "bucket",
+    "columns",
     "cycles",
+    "delta",
     "extents",
     "format",
     "layout",
@@ -39,6 +42,7 @@ PURE_NAMES = {
     "ops",
     "plan",
     "retention",
+    "shipment",
     "wire",
 }
 # The I/O libraries, os, and the standard library's other doors to it.

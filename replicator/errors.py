@@ -1,0 +1,59 @@
+"""The exceptions of replication.
+
+ReplicationError              `hint` says what to do next
+├── LinkDown                  temporary: the vault can't be reached, or the connection broke
+├── VaultBusy                 temporary: the vault can't take it now (full disk, restart)
+├── Refused                   permanent until a person acts: token, site, volume, protocol
+├── Forked                    the vault's history and ours part at some LSN
+├── BadShipment               a shipment is not what its sender made: damaged, cut or hostile
+└── BadRequest                a request that is none, or is over a limit
+"""
+
+from __future__ import annotations
+
+
+class ReplicationError(Exception):
+    """Something that replication could not do. `hint` says what the person can do next."""
+
+    hint = "see `cdpfs replicate status` and the log in the store's `log` folder"
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = hint
+
+
+class LinkDown(ReplicationError):
+    """The vault can't be reached at the moment; trying again later can help."""
+
+    hint = "nothing to do if the line comes back; else check the vault's address and its log"
+
+
+class VaultBusy(ReplicationError):
+    """The vault answers, but can't take anything now; trying again later can help."""
+
+    hint = "see to the vault: its disk may be full"
+
+
+class Refused(ReplicationError):
+    """The vault refuses until a person changes something."""
+
+    hint = "check the token and the vault's address: cdpfs replicate start"
+
+
+class Forked(ReplicationError):
+    """The vault holds another history than this volume from some LSN on."""
+
+    hint = "both histories are kept; see `cdpfs vault list` at the vault"
+
+
+class BadShipment(ReplicationError):
+    """The bytes of a shipment are not what its sender made."""
+
+    hint = "the sender tries again; if it happens often, the line or a disk damages data"
+
+
+class BadRequest(ReplicationError):
+    """A request that makes no sense or exceeds a limit."""
+
+    hint = "use a cdpfs of the same version at both ends"

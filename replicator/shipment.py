@@ -1,0 +1,220 @@
+"""Shipments: runs of whole batches as they go over the wire. Pure; any thread; no I/O.
+
+Duty: bytes from batches and batches from bytes. Everything is bounded before it is allocated: a
+damaged or hostile shipment ends in BadShipment. The digests of the batches in it are the site's;
+whoever stores the ops makes batches of them again (`store.batch.encode_batch`), with the same
+digests if nothing was changed on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import xxhash
+import zstandard
+
+from replicator.errors import BadShipment
+from replicator.wire import MAX_SHIPMENT_BATCHES, MAX_SHIPMENT_BYTES, MAX_SHIPMENT_RAW_BYTES
+from store.batch import MAX_BATCH_OPS, MAX_BATCH_PAYLOAD_BYTES, NO_DIGEST, BatchOp, join_ops
+from store.format import MAX_PAYLOAD_BYTES, OP_META, Field, Table
+from store.ops import Op
+from store.types import Lsn
+
+SHIPMENT_VERSION = 1
+SHIPMENT_MAGIC = b"CDPSHIP\0"
+
+SHIPMENT_HEADER = Table(
+    "shipment header",
+    "Start of a shipment. One entry for each batch follows, then the body.",
+    (
+        Field("magic", "8s", "`CDPSHIP\\0`"),
+        Field("version", "H", "format version"),
+        Field("features", "H", "mandatory-feature bits; unknown ones are refused"),
+        Field("batch_count", "I", "batches in it"),
+        Field("volume", "16s", "the volume's UUID"),
+        Field("first_lsn", "Q", "LSN of the first op"),
+        Field("last_lsn", "Q", "LSN of the last op"),
+        Field("raw_bytes", "Q", "op metadata and payload of all batches"),
+        Field("previous", "32s", "digest of the batch before the first one; zeros for none"),
+        Field("encoding", "I", "how the body is made; 0: metadata and payload, one zstd frame"),
+        Field("reserved", "I", "0"),
+        Field("check", "Q", "xxh3-64 of this header before this field and of the batch entries"),
+    ),
+)
+
+SHIPMENT_BATCH = Table(
+    "shipment batch entry",
+    "One batch of a shipment.",
+    (
+        Field("op_count", "I", "ops in it"),
+        Field("payload_bytes", "I", "raw payload bytes of all its ops"),
+        Field("digest", "32s", "its digest in the site's chain"),
+    ),
+)
+
+HEADER_BYTES = SHIPMENT_HEADER.size_bytes
+_header = SHIPMENT_HEADER.codec
+_entry = SHIPMENT_BATCH.codec
+_meta = OP_META.codec
+_hash = xxhash.xxh3_64_intdigest
+
+PLAIN = 0
+
+
+class ShippedBatch(NamedTuple):
+    """One batch of a shipment: its ops, and its digest in the site's chain."""
+
+    ops: list[Op]
+    digest: bytes
+
+
+class Shipment(NamedTuple):
+    """A decoded shipment. Its batches are consecutive and at least one."""
+
+    volume: bytes
+    previous: bytes
+    batches: list[ShippedBatch]
+
+    @property
+    def first_lsn(self) -> Lsn:
+        """LSN of its first op."""
+        return self.batches[0].ops[0].lsn
+
+    @property
+    def last_lsn(self) -> Lsn:
+        """LSN of its last op."""
+        return self.batches[-1].ops[-1].lsn
+
+
+class Held(Protocol):
+    """The payloads of ops that both ends have: those of all LSNs before a shipment."""
+
+    def payload(self, lsn: Lsn, start: int, stop: int) -> bytes:
+        """Bytes `[start, stop)` of an op's payload. KeyError when there are no such bytes."""
+
+
+class NothingHeld:
+    """For a shipment that refers to nothing."""
+
+    def payload(self, lsn: Lsn, start: int, stop: int) -> bytes:
+        """There is none."""
+        raise KeyError(lsn)
+
+
+def encode_shipment(volume: bytes, previous: bytes, batches: Sequence[ShippedBatch]) -> bytes:
+    """The bytes of a shipment of consecutive batches, at least one.
+
+    `previous` is the digest of the batch before the first (NO_DIGEST for none). AssertionError
+    when they are more than a shipment may hold.
+    """
+    metas, payloads, entries = [], [], []
+    for ops, digest in batches:
+        meta = b"".join(
+            _meta.pack(kind, flags, 0, len(payload), lsn, time_ns, node, offset, check, actor)
+            for lsn, time_ns, kind, flags, node, offset, actor, check, payload in ops
+        )
+        payload = b"".join([op.payload for op in ops])
+        metas.append(meta)
+        payloads.append(payload)
+        entries.append(_entry.pack(len(ops), len(payload), digest))
+    raw = b"".join(metas + payloads)
+    assert 0 < len(batches) <= MAX_SHIPMENT_BATCHES and len(raw) <= MAX_SHIPMENT_RAW_BYTES
+    body = zstandard.ZstdCompressor(level=3).compress(raw)
+    ends = batches[0].ops[0].lsn, batches[-1].ops[-1].lsn
+    head = _header.pack(
+        SHIPMENT_MAGIC, SHIPMENT_VERSION, 0, len(batches), volume, *ends, len(raw), previous,
+        PLAIN, 0, 0,
+    )[:-8]  # fmt: skip
+    directory = b"".join(entries)
+    check = _hash(head + directory).to_bytes(8, "little")
+    data = b"".join([head, check, directory, body])
+    assert len(data) <= MAX_SHIPMENT_BYTES
+    return data
+
+
+def decode_shipment(data: bytes | memoryview, held: Held) -> Shipment:
+    """The batches of a shipment; BadShipment when it is not what `encode_shipment` made.
+
+    Every op's payload has the checksum that the op states. Digests are not tested here.
+    """
+    view = memoryview(data)
+    if len(view) < HEADER_BYTES or view[:8] != SHIPMENT_MAGIC:
+        raise BadShipment("this is not a shipment")
+    fields = _header.unpack_from(view)
+    _, version, features, count, volume, first, last, raw_bytes, previous, encoding, _, check = (
+        fields
+    )
+    if version != SHIPMENT_VERSION or features or encoding != PLAIN:
+        raise BadShipment(f"shipment version {version}, features {features:#x} are not known here")
+    start = HEADER_BYTES + count * _entry.size
+    if not 0 < count <= MAX_SHIPMENT_BATCHES or len(view) < start:
+        raise BadShipment(f"a shipment of {count} batches is impossible")
+    directory = view[HEADER_BYTES:start]
+    if check != _hash(bytes(view[: HEADER_BYTES - 8]) + bytes(directory)):
+        raise BadShipment("the shipment's header does not match its checksum")
+    entries = list(_entry.iter_unpack(directory))
+    _check_sizes(entries, first, last, raw_bytes)
+    raw = _decompress(bytes(view[start:]), raw_bytes)
+    return Shipment(volume, previous, _split(entries, raw, first))
+
+
+def _check_sizes(entries: list[tuple[int, int, bytes]], first: int, last: int, raw: int) -> None:
+    possible = all(
+        0 < ops <= MAX_BATCH_OPS and size <= MAX_BATCH_PAYLOAD_BYTES for ops, size, _ in entries
+    )
+    ops = sum(entry[0] for entry in entries)
+    total = ops * _meta.size + sum(entry[1] for entry in entries)
+    if not possible or total != raw or raw > MAX_SHIPMENT_RAW_BYTES or last != first + ops - 1:
+        raise BadShipment("the shipment's header is impossible")
+    if not 0 < first <= last < 1 << 63:
+        raise BadShipment("the shipment's LSNs are impossible")
+
+
+def _decompress(body: bytes, raw_bytes: int) -> bytes:
+    """To exactly `raw_bytes`; the size is compared before anything is allocated."""
+    try:
+        if zstandard.frame_content_size(body) != raw_bytes:
+            raise BadShipment("the shipment's body has another size than its header says")
+        raw = zstandard.ZstdDecompressor().decompress(body, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise BadShipment(f"the shipment's body is damaged: {error}") from error
+    if len(raw) != raw_bytes:
+        raise BadShipment("the shipment's body has another size than its header says")
+    return raw
+
+
+def _split(entries: list[tuple[int, int, bytes]], raw: bytes, first: int) -> list[ShippedBatch]:
+    """The batches from all metadata and all payload."""
+    view = memoryview(raw)
+    at = 0
+    place = sum(entry[0] for entry in entries) * _meta.size
+    lsn = first
+    batches = []
+    for count, payload_bytes, digest in entries:
+        stop = at + count * _meta.size
+        metas = list(map(BatchOp._make, _meta.iter_unpack(view[at:stop])))
+        if sum(meta.length for meta in metas) != payload_bytes:
+            raise BadShipment("the shipment's op metadata contradicts its header")
+        for meta in metas:
+            if meta.lsn != lsn or meta.length > MAX_PAYLOAD_BYTES:
+                raise BadShipment(f"op {lsn} of the shipment is impossible")
+            lsn += 1
+        ops = join_ops(metas, raw[place : place + payload_bytes])
+        for op in ops:
+            if _hash(op.payload) != op.payload_xxh3:
+                raise BadShipment(f"the payload of LSN {op.lsn} does not match its checksum")
+        batches.append(ShippedBatch(ops, digest))
+        at, place = stop, place + payload_bytes
+    return batches
+
+
+__all__ = [
+    "NO_DIGEST",
+    "Held",
+    "NothingHeld",
+    "Shipment",
+    "ShippedBatch",
+    "decode_shipment",
+    "encode_shipment",
+]
