@@ -4,6 +4,8 @@ ReplicationError              `hint` says what to do next
 ├── LinkDown                  temporary: the vault can't be reached, or the connection broke
 ├── VaultBusy                 temporary: the vault can't take it now (full disk, restart)
 ├── Refused                   permanent until a person acts: token, site, volume, protocol
+├── BadSettings               `replica.toml`, or a file that it names, is not what it should be
+├── Gap                       a shipment starts after what the vault holds: ask for its position
 ├── Forked                    the vault's history and ours part at some LSN
 ├── BadShipment               a shipment is not what its sender made: damaged, cut or hostile
 └── BadRequest                a request that is none, or is over a limit
@@ -39,6 +41,18 @@ class Refused(ReplicationError):
     """The vault refuses until a person changes something."""
 
     hint = "check the token and the vault's address: cdpfs replicate start"
+
+
+class BadSettings(ReplicationError):
+    """What was set up can't be used: permanent until a person changes it."""
+
+    hint = "see cdpfs replicate start --help"
+
+
+class Gap(ReplicationError):
+    """A shipment that starts after what the vault holds."""
+
+    hint = "nothing to do: the sender asks for the vault's position and goes on from there"
 
 
 class Forked(ReplicationError):

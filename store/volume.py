@@ -10,7 +10,9 @@ Duty: layout and `volume.toml`. Blocking calls; any thread. It knows nothing of 
     ROOT/intake/         ring files 0000.ring …
     ROOT/segments/       segments
     ROOT/index/          the LMDB environment
-    ROOT/log/            logs of the daemon
+    ROOT/log/            logs of the daemon and of what it keeps running
+    ROOT/holds/          up to where each consumer of the journal has got (`holds`)
+    ROOT/replica.toml    where the replica is (replicator); ROOT/outgoing/ what is on its way there
 """
 
 from __future__ import annotations
