@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 from store.barrier_state import GRADES, Group, Place, decode_group, decode_point
 from store.barriers import Inference
@@ -20,6 +21,9 @@ from store.index_lookup import Lookup
 from store.index_rows import Point
 from store.ops import Op
 from store.types import Lsn
+
+KnownGroups: TypeAlias = dict[bytes, tuple[bytes, Group]]
+"""Of groups by key: the row, and what it says. For whoever reads them over and over."""
 
 _PRESENT = b""
 
@@ -135,10 +139,16 @@ class PointReader:
                     yield point
                 found = cursor.prev()
 
-    def groups(self) -> Iterator[Group]:
-        """Every group, the oldest first."""
+    def groups(self, known: KnownGroups | None = None) -> Iterator[Group]:
+        """Every group, the oldest first; those whose rows are `known` are not decoded again."""
+        seen: KnownGroups = {} if known is None else known
         for key, row in _range(self._txn, self._tables.groups, b"", b""):
-            yield decode_group(int.from_bytes(key, "big"), row)
+            before = seen.get(key)
+            if before is None or before[0] != row:
+                before = row, decode_group(int.from_bytes(key, "big"), row)
+                if known is not None:
+                    known[key] = before
+            yield before[1]
 
     def group(self, number: Lsn) -> Group | None:
         """One group."""

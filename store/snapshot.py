@@ -20,7 +20,7 @@ from store.format import CHUNK_BYTES
 from store.index_env import IndexEnvironment
 from store.index_listing import split_link
 from store.index_lookup import Lookup
-from store.index_points import PointReader
+from store.index_points import KnownGroups, PointReader
 from store.index_rows import BaseState, BatchPlace, GapSpan, NodeState, OpMeta, Piece, Point
 from store.ops import Gap, Op
 from store.segment import SegmentReader
@@ -377,9 +377,12 @@ class Snapshot:
         """The same, and those before it, going back."""
         return self._points.points_before(group, lsn, least)
 
-    def groups(self) -> Iterator[Group]:
-        """Every consistency group there ever was, the oldest first."""
-        return self._points.groups()
+    def groups(self, known: KnownGroups | None = None) -> Iterator[Group]:
+        """Every consistency group there ever was, the oldest first.
+
+        `known` remembers what was decoded, for whoever asks again and again.
+        """
+        return self._points.groups(known)
 
     def group(self, number: Lsn) -> Group | None:
         """One consistency group."""

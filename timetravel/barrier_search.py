@@ -49,6 +49,10 @@ class Level(Enum):
     ASKED = "asked"  # nothing: the asked LSN itself
 
 
+LEVELS: Final = (Level.WHOLE, Level.SYNC, Level.REST)
+"""The order in which they are tried."""
+
+
 class Barriers(Protocol):
     """The points of the groups, as `store.snapshot.Snapshot` has them."""
 
@@ -102,15 +106,24 @@ class BarrierSearch:
         self._whole: dict[tuple[Lsn, Lsn], Lsn | None] = {}
         self._times: dict[Lsn, TimeNs] = {}
 
-    def search(self, asked: Lsn, floor: Lsn) -> Found:
-        """The newest LSN in `[floor, asked]` that is worth most; `asked` if none is worth it."""
+    def search(
+        self,
+        asked: Lsn,
+        floor: Lsn,
+        levels: Sequence[Level] = LEVELS,
+        steps: int | None = None,
+    ) -> Found:
+        """The newest LSN in `[floor, asked]` that is worth most; `asked` if none is worth it.
+
+        Only `levels` are tried, each with `steps` (MAX_STEPS) steps back at the most.
+        """
         edge_ns = self._time(asked) - self._limit_ns
         moving = self.groups
         if self._quiet_ns < self._limit_ns:
             moving = [group for group in self.groups if not rests(group, asked, edge_ns)]
-        for level in (Level.WHOLE, Level.SYNC, Level.REST):
+        for level in levels:
             at = asked
-            for _ in range(MAX_STEPS):
+            for _ in range(MAX_STEPS if steps is None else steps):
                 lower = min((self._below(level, group, at) for group in moving), default=at)
                 if lower == at:
                     return Found(at, level)

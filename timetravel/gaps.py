@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from store.format import Flag, Kind
-from store.journal import GapSpan, Point, Snapshot
+from store.journal import GapSpan, OpMeta, Point, Snapshot
 from store.types import Lsn, TimeNs
 from timetravel.grade import Grade
 from timetravel.moment import format_time
+
+_FOUND_AFTER_GAP = Flag.EXTERNAL | Flag.UNLOGGED
 
 
 def gap_text(gap: GapSpan) -> str:
@@ -46,7 +48,13 @@ def _last_before(snapshot: Snapshot, gap: GapSpan) -> Lsn:
 def within_resync(snapshot: Snapshot, lsn: Lsn) -> bool:
     """Is the next op one more of those that were found after a gap?"""
     op = snapshot.op(Lsn(lsn + 1))
-    return op is not None and bool(op.flags & Flag.UNLOGGED)
+    return op is not None and found_after_gap(op)
+
+
+def found_after_gap(op: OpMeta) -> bool:
+    """Is it one of those that say what had changed in a gap?"""
+    # UNLOGGED alone means something else of a write.
+    return op.flags & _FOUND_AFTER_GAP == _FOUND_AFTER_GAP
 
 
 def gap_points(snapshot: Snapshot, since: Lsn, stop: Lsn) -> Iterator[Point]:

@@ -12,6 +12,7 @@ import os.path
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from store.index_points import KnownGroups
 from store.journal import Group, Point, Snapshot
 from store.types import ROOT, Lsn, NodeId, TimeNs
 
@@ -38,11 +39,18 @@ EVERYTHING: Final = Concern(ROOT)
 class GroupTable:
     """The groups of a snapshot. `now_ns` is the clock now; the index must be as far as that."""
 
-    def __init__(self, snapshot: Snapshot, *, now_ns: int, quiet_ns: int) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        now_ns: int,
+        quiet_ns: int,
+        known: KnownGroups | None = None,
+    ) -> None:
         self.now_ns = now_ns
         self.quiet_ns = quiet_ns
         self._snapshot = snapshot
-        self._rows = {group.id: group for group in snapshot.groups()}
+        self._rows = {group.id: group for group in snapshot.groups(known)}
         self._titles: dict[Lsn, bytes] = {}
         self._paths: dict[tuple[NodeId, Lsn], bytes | None] = {}
         self._below: dict[tuple[NodeId, NodeId, Lsn], bool] = {}
