@@ -4,9 +4,13 @@ ReplicationError              `hint` says what to do next
 ├── LinkDown                  temporary: the vault can't be reached, or the connection broke
 ├── VaultBusy                 temporary: the vault can't take it now (full disk, restart)
 ├── Refused                   permanent until a person acts: token, site, volume, protocol
+│   ├── UnknownVolume         the vault has no such volume, or no such line of it
+│   └── QuotaUsedUp           the site has used up the space that it may have at the vault
 ├── BadSettings               `replica.toml`, or a file that it names, is not what it should be
 ├── Gap                       a shipment starts after what the vault holds: ask for its position
 ├── Forked                    the vault's history and ours part at some LSN
+├── NoVault                   a folder holds no vault
+├── VaultExists               a place for a new vault, or a name in it, is taken
 ├── BadShipment               a shipment is not what its sender made: damaged, cut or hostile
 └── BadRequest                a request that is none, or is over a limit
 """
@@ -59,6 +63,30 @@ class Forked(ReplicationError):
     """The vault holds another history than this volume from some LSN on."""
 
     hint = "both histories are kept; see `cdpfs vault list` at the vault"
+
+
+class UnknownVolume(Refused):
+    """The vault has no such volume, or no such line of it."""
+
+    hint = "see `cdpfs vault list` at the vault"
+
+
+class QuotaUsedUp(Refused):
+    """The site has used up the space that it may have at the vault."""
+
+    hint = "raise or remove `quota_bytes` in the site's file at the vault"
+
+
+class NoVault(ReplicationError):
+    """A folder holds no vault."""
+
+    hint = "make one: cdpfs vault init --root R"
+
+
+class VaultExists(ReplicationError):
+    """A place for a new vault, or a name in it, is taken."""
+
+    hint = "choose another place or name"
 
 
 class BadShipment(ReplicationError):

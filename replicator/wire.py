@@ -39,11 +39,12 @@ MAX_MESSAGE_BYTES = 1 << 20
 MAIN_LINE = "main"
 """Name of a volume's first line of history; a fork gets a name of its own."""
 
-Hex32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Uuid = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
-LineName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
-ShipmentId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
-LsnNumber = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+# `\Z`, not `$`: the latter lets a newline pass at the end.
+Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Uuid = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+LineName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
+ShipmentId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+LsnNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Partial(msgspec.Struct, kw_only=True, frozen=True):

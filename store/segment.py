@@ -132,6 +132,11 @@ class SegmentWriter:
         """First LSN of the current segment and the offset at which its next batch will stand."""
         return self._first, self._end
 
+    def place_of(self, first_lsn: Lsn) -> tuple[Lsn, int]:
+        """First LSN of the segment, and the offset there, at which a batch that comes next and
+        starts with `first_lsn` will stand."""
+        return self.place if self._fd >= 0 else (first_lsn, HEADER_BYTES)
+
     @property
     def full(self) -> bool:
         """The segment has reached its size: commit, then `seal`."""

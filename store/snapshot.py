@@ -137,6 +137,13 @@ class Snapshot:
             raise StoreError(f"the journal does not hold LSN {lsn}", "see `cdpfs status`")
         return self._fetch([Piece(0, op.length, lsn, 0)])
 
+    def payload_part(self, lsn: Lsn, start: int, stop: int) -> bytes:
+        """Bytes `[start, stop)` of an op's payload. KeyError when it has no such bytes."""
+        op = self._lookup.op(lsn)
+        if op is None or not 0 <= start <= stop <= op.length:
+            raise KeyError(lsn)
+        return self._fetch([Piece(start, stop, lsn, start)])
+
     # --- batches ---------------------------------------------------------------------------------
 
     def batches(self, start: Lsn) -> Iterator[BatchPlace]:

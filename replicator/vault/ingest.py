@@ -1,0 +1,316 @@
+"""Writing a line of a volume: shipments become batches of the vault's journal.
+
+Duty: the only writer of a line's store. A shipment is decoded, its batches are made again and
+compared with the digests that the site stated, and they become part of the journal in the order of
+`store.indexer`: batch bytes, fdatasync of the segment, LMDB commit, sealing. When `take` returns,
+all of it is on disk. Blocking; one thread at a time. It knows nothing of HTTP.
+
+Whatever cut it short, `open` stands behind the last whole batch: what the segment holds beyond the
+index's end is taken in if it is whole (so the index is disposable here as well), and cut off if it
+is not: the site still has it and sends it again. Shipments that are held already change nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+from replicator.errors import BadShipment, Forked, Gap
+from replicator.held import JournalHeld
+from replicator.shipment import (
+    HEADER_BYTES,
+    SHIPMENT_HEADER,
+    SHIPMENT_MAGIC,
+    Shipment,
+    ShippedBatch,
+    decode_shipment,
+)
+from store import batch, durable, segment
+from store.batch import NO_DIGEST, encode_batch
+from store.errors import DamagedError, InconsistentLog, StoreBusy
+from store.index import BatchPlace, IndexWriter
+from store.journal import Journal, Snapshot
+from store.ops import Op
+from store.reindex import batch_place, is_torn_end
+from store.scan import ScannedBatch, read_batch
+from store.segment import SEGMENT_BYTES, SegmentFile, SegmentWriter, list_segments
+from store.types import Lsn
+from store.volume import Store, take_lock
+
+MAX_UNCOMMITTED_BYTES: Final = 64 << 20
+"""Batches of a long shipment are committed when they have come to this."""
+
+
+class Place(NamedTuple):
+    """Where a shipment says that it belongs."""
+
+    volume: bytes
+    first_lsn: Lsn
+    previous: bytes
+
+
+class LineWriter:
+    """A line's journal, open for writing. After any exception it stands at its last commit."""
+
+    def __init__(self, store: Store, lock_fd: int, segment_bytes: int) -> None:
+        self._store = store
+        self._lock_fd = lock_fd
+        self._segment_bytes = segment_bytes
+        self._index = IndexWriter(store)
+        self._segments = SegmentWriter(store, segment_bytes)
+        self._journal = Journal(store)
+        self._uncommitted_bytes = 0
+        self._standing = False
+        """The segment stands where the index ends."""
+
+    @classmethod
+    def open(cls, store: Store, segment_bytes: int = SEGMENT_BYTES) -> LineWriter:
+        """Open a line where it ends. StoreBusy, StoreFull; DamagedError when it can't go on."""
+        try:
+            lock_fd = take_lock(store.indexer_lock_path)
+        except StoreBusy as busy:
+            raise StoreBusy(str(busy), "something else writes this line: wait for it") from busy
+        try:
+            writer = cls(store, lock_fd, segment_bytes)
+        except BaseException:
+            os.close(lock_fd)
+            raise
+        try:
+            writer._adopt_rest()
+            writer._stand()
+        except BaseException:
+            writer.close()
+            raise
+        return writer
+
+    def close(self) -> None:
+        """Drop what is not committed, and let others write. Closing twice is fine."""
+        self._segments.close()
+        self._journal.close()
+        self._index.close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def position(self) -> tuple[Lsn, bytes]:
+        """The LSN that comes next, and the digest of the batch before it (zeros for none)."""
+        return Lsn(self._index.indexed_lsn + 1), self._index.last_digest
+
+    def take(self, data: bytes) -> None:
+        """Make a shipment part of the journal, durable when it returns.
+
+        BadShipment when it is not what its site made, Gap when it starts after what is held,
+        Forked when it contradicts that, StoreFull and StoreFault by the disk.
+        """
+        place = read_place(data)
+        if place.volume != self._store.uuid:
+            raise BadShipment("the shipment is of another volume")
+        with self._journal.snapshot() as snapshot:
+            check_place(snapshot, place)
+            shipment = decode_shipment(data, JournalHeld(snapshot, place.first_lsn))
+            new = list(missing_batches(snapshot, shipment))
+        self._append(new)
+
+    # --- appending -------------------------------------------------------------------------------
+
+    def _append(self, batches: Iterable[ShippedBatch]) -> None:
+        if not self._standing:
+            self._stand()
+        self._standing = False
+        try:
+            for shipped in batches:
+                self._write(shipped)
+                # A line's first batch by itself: then an empty index beside batches means that
+                # the index was lost, and never that a power cut left them so (see `_adopt_rest`).
+                first = shipped.ops[0].lsn == 1
+                if first or self._segments.full or self._uncommitted_bytes >= MAX_UNCOMMITTED_BYTES:
+                    self._commit()
+            self._commit()
+        except BaseException:
+            self._index.abort()
+            self._segments.close()
+            raise
+        self._standing = True
+
+    def _write(self, shipped: ShippedBatch) -> None:
+        """One batch to the index, uncommitted, and to the segment.
+
+        The index comes first: what it refuses must not stand in the segment for a moment, where it
+        would be whole and so be taken in after a crash.
+        """
+        check_times(shipped.ops)
+        encoded = encode_batch(shipped.ops, self._index.last_digest)
+        header = encoded.header
+        if header.digest != shipped.digest:
+            raise BadShipment(f"the batch of LSN {header.first_lsn} does not match its digest")
+        first_lsn, offset = self._segments.place_of(header.first_lsn)
+        place = BatchPlace(
+            header.first_lsn,
+            header.last_lsn,
+            header.first_time_ns,
+            header.last_time_ns,
+            first_lsn,
+            offset,
+            header.total_bytes,
+            header.payload_bytes,
+            header.digest,
+        )
+        self._index_batch(shipped.ops, place)
+        self._segments.append(encoded)
+
+    def _index_batch(self, ops: list[Op], place: BatchPlace) -> None:
+        self._index.begin()
+        try:
+            self._index.apply(ops, place)
+        except (InconsistentLog, struct.error, OverflowError) as error:
+            raise BadShipment(
+                f"the batch of LSN {place.first_lsn} can't be indexed: {error}"
+            ) from error
+        self._uncommitted_bytes += place.total_bytes
+
+    def _commit(self) -> None:
+        """Make everything written durable, in the order that the module's docstring states."""
+        self._segments.sync()
+        self._index.commit()
+        self._uncommitted_bytes = 0
+        if self._segments.full:
+            self._segments.seal()
+
+    def _stand(self) -> None:
+        """Bring the segment to where the index ends; what stands behind is cut off."""
+        self._segments.close()
+        self._segments = SegmentWriter(self._store, self._segment_bytes)
+        self._uncommitted_bytes = 0
+        state = self._index.state
+        self._segments.resume(state.indexed_lsn, state.segment_first_lsn, state.segment_end)
+        self._standing = True
+
+    # --- after a crash ---------------------------------------------------------------------------
+
+    def _adopt_rest(self) -> None:
+        """Index the whole batches that stand beyond the index's end, if there are any.
+
+        DamagedError, and nothing done, when that end is no crash's doing.
+        """
+        if not self._index.indexed_lsn:
+            for _ in self._rest():  # the index may have been lost: look at everything first
+                pass
+        for file, found, ops in self._rest():
+            self._index_batch(ops, batch_place(found))
+            if self._uncommitted_bytes >= MAX_UNCOMMITTED_BYTES:
+                self._commit_adopted(file)
+        if self._uncommitted_bytes:
+            self._commit_adopted(file)
+
+    def _commit_adopted(self, file: SegmentFile) -> None:
+        """What was read need not have reached the disk yet; files before this one are sealed."""
+        fd = durable.open_file(file.path)
+        try:
+            durable.fdatasync(fd)
+        finally:
+            durable.close_file(fd)
+        durable.fsync_dir(self._store.segments_dir)
+        self._index.commit()
+        self._uncommitted_bytes = 0
+
+    def _rest(self) -> Iterator[tuple[SegmentFile, ScannedBatch, list[Op]]]:
+        """What stands beyond the index's end, as far as it is whole."""
+        state, end = self._index.state, (self._index.indexed_lsn, self._index.last_digest)
+        for file in list_segments(self._store):
+            if file.last_lsn is not None and file.last_lsn <= state.indexed_lsn:
+                continue
+            here = file.first_lsn == state.segment_first_lsn
+            offset = state.segment_end if here else segment.HEADER_BYTES
+            try:
+                for found, ops in _whole_batches(self._store, file, offset, end):
+                    yield file, found, ops
+                    end = found.header.last_lsn, found.header.digest
+            except DamagedError as error:
+                # Nothing beyond the index's end was promised to anybody, unless the index was
+                # lost; what is sealed was promised in any case.
+                promised = not state.indexed_lsn and not is_torn_end(file, error)
+                if file.last_lsn is not None or promised:
+                    raise
+                return
+
+
+def _whole_batches(
+    store: Store, file: SegmentFile, offset: int, end: tuple[Lsn, bytes]
+) -> Iterator[tuple[ScannedBatch, list[Op]]]:
+    """The batches from `offset` on that follow from `end`, an LSN and its batch's digest.
+
+    DamagedError at the first one that does not, or that is not whole.
+    """
+    fd = durable.open_file(file.path, os.O_RDONLY)
+    try:
+        if os.fstat(fd).st_size <= offset:
+            return
+        head = os.pread(fd, segment.HEADER_BYTES, 0)
+        segment.check_header(file.path, head, store.uuid, file.first_lsn)
+        while found := read_batch(file, fd, offset):
+            header = found.header
+            try:
+                if (header.first_lsn, header.previous) != (end[0] + 1, end[1]):
+                    raise ValueError("the batch does not follow from the one before it,")
+                ops = batch.decode_batch(found.data)[1]
+            except ValueError as error:
+                lsns = header.first_lsn, header.last_lsn
+                raise DamagedError(file.path, offset, str(error), *lsns) from error
+            yield found, ops
+            end = header.last_lsn, header.digest
+            offset += header.total_bytes
+    finally:
+        durable.close_file(fd)
+
+
+# --- what a shipment says, against what is held ---------------------------------------------------
+
+
+def read_place(data: bytes | memoryview) -> Place:
+    """Where a shipment belongs, by its header alone, which the decoder checks. BadShipment."""
+    if len(data) < HEADER_BYTES or data[: len(SHIPMENT_MAGIC)] != SHIPMENT_MAGIC:
+        raise BadShipment("this is not a shipment")
+    fields = SHIPMENT_HEADER.unpack(bytes(data[:HEADER_BYTES]))
+    volume, first, previous = fields["volume"], fields["first_lsn"], fields["previous"]
+    assert isinstance(volume, bytes) and isinstance(first, int) and isinstance(previous, bytes)
+    if not 0 < first < 1 << 63:
+        raise BadShipment("the shipment's LSNs are impossible")
+    return Place(volume, Lsn(first), previous)
+
+
+def check_place(snapshot: Snapshot, place: Place) -> None:
+    """Gap or Forked unless the shipment follows from something that is held."""
+    indexed = snapshot.indexed_lsn
+    if place.first_lsn > indexed + 1:
+        raise Gap(f"the shipment starts at LSN {place.first_lsn}, LSN {indexed + 1} comes next")
+    before = snapshot.batch_of(Lsn(place.first_lsn - 1)) if place.first_lsn > 1 else None
+    if before is not None and before.last_lsn != place.first_lsn - 1:
+        raise Forked(f"LSN {place.first_lsn} is held in the midst of a batch, and starts one here")
+    held = NO_DIGEST if before is None else before.digest
+    if held != place.previous:
+        raise Forked(f"the shipment follows from another history before LSN {place.first_lsn}")
+
+
+def missing_batches(snapshot: Snapshot, shipment: Shipment) -> Iterable[ShippedBatch]:
+    """The batches of a shipment that are not held; Forked when others are held in their place."""
+    for shipped in shipment.batches:
+        first, last = shipped.ops[0].lsn, shipped.ops[-1].lsn
+        if first > snapshot.indexed_lsn:
+            yield shipped
+            continue
+        held = snapshot.batch_of(first)
+        if held is None or (held.first_lsn, held.last_lsn) != (first, last):
+            raise Forked(f"LSN {first} to {last} are no batch of the history that is held")
+        if held.digest != shipped.digest:
+            raise Forked(f"another batch is held in place of LSN {first} to {last}")
+
+
+def check_times(ops: list[Op]) -> None:
+    """BadShipment unless time increases with every op, as a batch's must."""
+    last_ns = -1
+    for op in ops:
+        if op.time_ns <= last_ns:
+            raise BadShipment(f"LSN {op.lsn} is not later than the op before it")
+        last_ns = op.time_ns
