@@ -12,6 +12,9 @@ ReplicationError              `hint` says what to do next
 ├── NoVault                   a folder holds no vault
 ├── VaultExists               a place for a new vault, or a name in it, is taken
 ├── BadShipment               a shipment is not what its sender made: damaged, cut or hostile
+├── Sealed                    the volume is sealed, and this can't be done without its key
+├── KeyMissing                the key that sealed something is not at hand
+├── BadKeyFile                a key file or a backup of one that can't be used
 └── BadRequest                a request that is none, or is over a limit
 """
 
@@ -93,6 +96,27 @@ class BadShipment(ReplicationError):
     """The bytes of a shipment are not what its sender made."""
 
     hint = "the sender tries again; if it happens often, the line or a disk damages data"
+
+
+class Sealed(ReplicationError):
+    """The volume is sealed: the vault can't read it, and this needs its content."""
+
+    hint = "do it where the key is: cdpfs replicate recover ... --key-file FILE"
+
+
+class KeyMissing(ReplicationError):
+    """Something was sealed with a key that is not at hand."""
+
+    hint = (
+        "use the key file of the site that sealed it, or its backup: "
+        "cdpfs replicate key import-backup"
+    )
+
+
+class BadKeyFile(ReplicationError):
+    """A key file, or the backup of one, is damaged, missing, in the way, or open to others."""
+
+    hint = "see `cdpfs replicate key --help`; import-backup makes a key file from its backup"
 
 
 class BadRequest(ReplicationError):

@@ -37,11 +37,13 @@ PURE_NAMES = {
     "delta",
     "extents",
     "format",
+    "key_backup",
     "layout",
     "moment",
     "ops",
     "plan",
     "retention",
+    "sealing",
     "shipment",
     "wire",
 }
