@@ -35,8 +35,9 @@ CREATE TABLE history (tid INT, bid INT, aid INT, delta INT, mtime INT, filler TE
 class Shape:
     """How the run is made.
 
-    `mode` is SQLite's journal_mode. With `growing` rows balances start at 0, so that a changed one
-    takes more bytes than before and what is around it moves; else every row keeps its size.
+    `mode` is SQLite's journal_mode. With `growing` rows balances start at 0 and every changed row's
+    text gets a character more, so that rows move in their page, and to other pages; else every
+    row keeps its size.
     """
 
     mode: str
@@ -90,20 +91,23 @@ def transactions(path: Path, shape: Shape, count: int, seed: int = 1) -> Iterato
     with closing(connect(path, shape)) as database:
         for number in range(count):
             account, teller = random.randrange(ACCOUNTS), random.randrange(TELLERS)
-            _transaction(database, account, teller, random.randint(-99_999, 99_999), number)
+            delta = random.randint(-99_999, 99_999)
+            _transaction(database, shape, (account, teller, delta, number))
             yield number
 
 
 def _transaction(
-    database: sqlite3.Connection, account: int, teller: int, delta: int, number: int
+    database: sqlite3.Connection, shape: Shape, values: tuple[int, int, int, int]
 ) -> None:
+    account, teller, delta, number = values
     branch = teller * BRANCHES // TELLERS
     execute = database.execute
+    change = "balance = balance + ?" + (", filler = filler || '+'" if shape.growing else "")
     execute("BEGIN IMMEDIATE")
-    execute("UPDATE account SET balance = balance + ? WHERE aid = ?", (delta, account))
+    execute(f"UPDATE account SET {change} WHERE aid = ?", (delta, account))
     execute("SELECT balance FROM account WHERE aid = ?", (account,)).fetchone()
-    execute("UPDATE teller SET balance = balance + ? WHERE tid = ?", (delta, teller))
-    execute("UPDATE branch SET balance = balance + ? WHERE bid = ?", (delta, branch))
+    execute(f"UPDATE teller SET {change} WHERE tid = ?", (delta, teller))
+    execute(f"UPDATE branch SET {change} WHERE bid = ?", (delta, branch))
     execute(
         "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?)",
         (teller, branch, account, delta, 1_700_000_000 + number, "h" * 22),
