@@ -1,8 +1,8 @@
 """The daemon's end of the control socket.
 
 Duty: answer JSON lines on `control.sock` (protocol in docs/operations.md): status, sync, mark,
-seed, seed_rate, umount. Only root and the daemon's own user are heard (peer credentials). Loop's
-thread. An error in a call is an answer, never the end of the daemon.
+seed, seed_rate, replicate, umount. Only root and the daemon's own user are heard (peer
+credentials). Loop's thread. An error in a call is an answer, never the end of the daemon.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Control:
             "mark": self._mark,
             "seed": self._seed,
             "seed_rate": self._seed_rate,
+            "replicate": self._replicate,
             "umount": self._umount,
         }
 
@@ -182,6 +183,12 @@ class Control:
             raise BadRequest("seed_rate needs bytes_s, 0 for no limit")
         self._session.seeder.rate_bytes_s = rate
         return {"bytes_s": rate}
+
+    async def _replicate(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        """The settings of replication were changed: look at them now."""
+        replicator = self._session.consumers.replicator
+        replicator.poke()
+        return {"wanted": replicator.is_wanted()}
 
     async def _umount(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         await unmount(self._session.store.config.mount_point)

@@ -328,6 +328,7 @@ async def _mounted(
             nursery.start_soon(keeper.run)
             await nursery.start(control.run)
             nursery.start_soon(_seed, session)
+            nursery.start_soon(session.consumers.run)
             nursery.start_soon(_stop_on_signal)
             nursery.start_soon(_announce, session, mount_point, starter)
             session.serving = True

@@ -16,6 +16,7 @@ import trio
 from fsd.actors import Actors
 from fsd.adopt import Adopter
 from fsd.capture import Capture
+from fsd.consumers import Consumers
 from fsd.flusher import Flusher
 from fsd.names import Names
 from fsd.nodes import NodeTable
@@ -98,6 +99,7 @@ class Session:
             self.wait_for_log,
             self.flusher.durable,
         )
+        self.consumers = Consumers(store.root)
         self.protection = Protection(intake, store.config.protect)
         self.capture.abort_lost = self.protection.give_up
         self.capture.in_doubt = self.protection.doubt

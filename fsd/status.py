@@ -10,7 +10,9 @@ from typing import Any
 
 import trio
 
+from fsd.consumers import replication_alarms
 from fsd.session import Session
+from store.holds import read_holds
 
 METER_S = 1.0
 METER_SAMPLES = 10
@@ -49,6 +51,7 @@ def status_of(session: Session, meter: Meter) -> dict[str, Any]:
         stats = snapshot.stats()
         last = snapshot.last()
     space = _space(store.root)
+    replication = session.consumers.replicator.describe()
     journal_bytes = stats["segment_bytes"] + stats["index_bytes"]
     lag_ns = intake.time_ns - last.time_ns if last is not None else 0
     return {
@@ -58,7 +61,11 @@ def status_of(session: Session, meter: Meter) -> dict[str, Any]:
         "mount_point": store.config.mount_point,
         "store": str(store.root),
         "capture": store.config.capture,
-        "pids": {"fsd": os.getpid(), "indexer": session.supervisor.pid},
+        "pids": {
+            "fsd": os.getpid(),
+            "indexer": session.supervisor.pid,
+            **session.consumers.pids,
+        },
         "lsn": intake.lsn,
         "indexed_lsn": page.indexed_lsn,
         "durable_lsn": intake.durable_lsn,
@@ -80,7 +87,9 @@ def status_of(session: Session, meter: Meter) -> dict[str, Any]:
             "newest_ns": int(intake.time_ns),
         },
         "worst_loop_delay_ms": session.worst_loop_delay_ns / 1e6,
-        "alarms": alarms_of(session, space),
+        "replication": replication,
+        "holds": read_holds(store.root),
+        "alarms": alarms_of(session, space) + replication_alarms(replication),
     }
 
 

@@ -1,0 +1,243 @@
+"""The line to a vault: its requests, each as one call. Async (trio); one task at a time.
+
+Duty: HTTP, and nothing about what is to be sent. Every foreign exception is mapped here: whatever
+goes wrong is one of `replicator.errors`, `LinkDown` when trying again later can help. Nothing of
+the token gets into a message.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+import msgspec
+
+from replicator import errors
+from replicator.errors import (
+    BadRequest,
+    BadSettings,
+    LinkDown,
+    Refused,
+    ReplicationError,
+    VaultBusy,
+)
+from replicator.settings import LinkSettings, read_token
+from replicator.wire import (
+    MAX_MESSAGE_BYTES,
+    PROTOCOL,
+    PROTOCOL_HEADER,
+    Description,
+    Hello,
+    Position,
+    Refusal,
+)
+
+PIECE_BYTES = 16 << 10
+"""Of a shipment's bytes are handed over at a time; progress is told after each."""
+
+CONNECT_S = 30.0
+WRITE_S = 60.0
+"""So long may one piece take once it may go; a line this slow is as good as down."""
+ANSWER_S = 180.0
+"""So long the vault may take for a whole shipment that it has received."""
+
+_BY_STATUS: dict[int, type[ReplicationError]] = {
+    400: BadRequest,
+    401: Refused,
+    403: Refused,
+    404: Refused,
+    413: BadRequest,
+    422: BadRequest,
+    426: Refused,
+}
+Message = TypeVar("Message")
+
+
+class Link:
+    """A connection, or several after each other, to the vault of `settings`. A context manager.
+
+    `transport` carries the bytes; it is closed with the link.
+    """
+
+    def __init__(
+        self, settings: LinkSettings, token: str, transport: httpx.AsyncBaseTransport
+    ) -> None:
+        self._url = settings.url.rstrip("/")
+        # No more headers than are needed: on a slow line they would be a good part of it all.
+        self._client = httpx.AsyncClient(
+            transport=transport,
+            trust_env=False,
+            timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S, write=WRITE_S, pool=None),
+        )
+        self._client.headers = httpx.Headers({PROTOCOL_HEADER: str(PROTOCOL)})
+        if token:
+            self._client.headers["Authorization"] = f"Bearer {token}"
+
+    @classmethod
+    def open(
+        cls, settings: LinkSettings, transport: httpx.AsyncBaseTransport | None = None
+    ) -> Link:
+        """With the token of the settings; plain and without a limit when no transport is given.
+
+        BadSettings. Blocking: it reads the token and the certificates.
+        """
+        if transport is None:
+            transport = httpx.AsyncHTTPTransport(verify=tls_context(settings), limits=ONE)
+        token = read_token(settings.token_file) if settings.token_file else ""
+        return cls(settings, token, transport)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._client.aclose()
+
+    # --- the messages ----------------------------------------------------------------------------
+
+    async def hello(self) -> Hello:
+        """How the vault introduces itself; Refused when it speaks another protocol."""
+        said = await self._ask("GET", "/v1/hello", Hello)
+        if said.protocol != PROTOCOL:
+            raise Refused(
+                f"the vault speaks protocol {said.protocol}, this cdpfs {PROTOCOL}",
+                "use a cdpfs of the same version at both ends",
+            )
+        return said
+
+    async def describe(self, uuid: bytes, description: Description) -> Position:
+        """Have the vault keep the volume from now on; where it stands."""
+        body = msgspec.json.encode(description)
+        return await self._ask("PUT", f"/v1/volumes/{uuid.hex()}", Position, body)
+
+    async def position(self, uuid: bytes, line: str) -> Position:
+        """What the vault holds of a line."""
+        return await self._ask("GET", f"/v1/volumes/{uuid.hex()}/position?line={line}", Position)
+
+    async def ship(
+        self,
+        uuid: bytes,
+        line: str,
+        shipment: str,
+        data: bytes,
+        start: int,
+        progress: Callable[[int], None],
+    ) -> Position:
+        """Send a shipment's bytes from `start` on; what the vault holds afterwards.
+
+        `progress` is told how many of all its bytes have gone out. Gap or Forked when the vault
+        expects something else: ask for its position then.
+        """
+        total = len(data)
+        where = f"bytes {start}-{total - 1}/{total}" if start < total else f"bytes */{total}"
+
+        async def pieces() -> AsyncIterator[bytes]:
+            view = memoryview(data)
+            for at in range(start, total, PIECE_BYTES):
+                yield bytes(view[at : at + PIECE_BYTES])
+                progress(min(at + PIECE_BYTES, total))
+
+        headers = {"Content-Range": where, "Content-Length": str(total - start)}
+        path = f"/v1/volumes/{uuid.hex()}/shipments/{shipment}?line={line}"
+        return await self._ask("PUT", path, Position, pieces(), headers)
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        kind: type[Message],
+        body: bytes | AsyncIterator[bytes] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Message:
+        """One request; its answer as a message of `kind`."""
+        try:
+            request = self._client.build_request(
+                method, self._url + path, content=body, headers=headers
+            )
+            response = await self._client.send(request, stream=True)
+            try:
+                raw = await _read(response)
+            finally:
+                await response.aclose()
+        except httpx.InvalidURL as error:
+            raise BadSettings(f"the vault's address is not one: {error}") from error
+        except httpx.HTTPError as error:
+            raise _mapped(error) from error
+        except (ssl.SSLError, OSError) as error:
+            raise LinkDown(f"the connection to the vault broke: {error}") from error
+        if response.status_code not in (200, 202):
+            raise _refusal(response.status_code, raw)
+        try:
+            return msgspec.json.decode(raw, type=kind)
+        except msgspec.MsgspecError as error:
+            raise Refused(
+                f"what answers at {self._url} is not a vault of this version: {error}"
+            ) from error
+
+
+ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
+
+
+def tls_context(settings: LinkSettings) -> ssl.SSLContext:
+    """What proves the vault to us, and us to it. BadSettings. Blocking."""
+    try:
+        context = ssl.create_default_context(cafile=settings.ca or None)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if settings.client_cert:
+            context.load_cert_chain(settings.client_cert, settings.client_key or None)
+    except (OSError, ssl.SSLError) as error:
+        name = settings.client_cert or settings.ca
+        raise BadSettings(f"the certificates can't be used ({name}): {error}") from error
+    return context
+
+
+async def _read(response: httpx.Response) -> bytes:
+    """The whole body, which is a message."""
+    raw = b""
+    async for piece in response.aiter_raw():
+        raw += piece
+        if len(raw) > MAX_MESSAGE_BYTES:
+            raise Refused("what answers there is not a vault: its answer is too long")
+    return raw
+
+
+def _mapped(error: httpx.HTTPError) -> ReplicationError:
+    """A failure of the transport; one of trust stays until a person acts."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Refused(
+                f"the vault's certificate is not trusted: {cause.verify_message}",
+                "name the vault's certificate authority: cdpfs replicate start --ca F",
+            )
+        if isinstance(cause, ReplicationError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    what = str(error) or type(error).__name__
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return LinkDown(f"the vault can't be reached: {what}")
+    return LinkDown(f"the connection to the vault broke: {what}")
+
+
+def _refusal(status: int, raw: bytes) -> ReplicationError:
+    """The error that a refusal stands for: by its kind if it has one that we know."""
+    fallback = VaultBusy if status >= 500 or status in (408, 429) else _BY_STATUS.get(status)
+    try:
+        said = msgspec.json.decode(raw, type=Refusal)
+    except msgspec.MsgspecError:
+        return (fallback or Refused)(f"the vault answers with status {status}")
+    kind = getattr(errors, said.kind, None)
+    if not (isinstance(kind, type) and issubclass(kind, ReplicationError)):
+        kind = fallback or Refused
+    return kind(f"the vault refuses: {said.message}", said.hint or None)

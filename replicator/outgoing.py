@@ -1,0 +1,191 @@
+"""Shipments on their way out: built ahead of the line, kept until the vault has them.
+
+Duty: make shipments of committed batches, and keep the bytes of the one that is being sent in
+`STORE/outgoing`, so that a sender which was started again goes on with the same bytes. What is kept
+is a cache: it is checked by its id, and made again when it is gone. Blocking; one thread at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+from replicator.plan import BatchEnd, Kept, Step, plan
+from replicator.shipment import ShippedBatch, encode_shipment
+from replicator.wire import MAX_SHIPMENT_BATCHES, MAX_SHIPMENT_BYTES, Position, shipment_id
+from store import durable
+from store.errors import StoreError
+from store.format import OP_META
+from store.index_rows import BatchPlace
+from store.journal import Journal, Snapshot
+from store.types import Lsn
+from store.volume import Store
+
+MAX_RAW_BYTES = 16 << 20
+"""Of a shipment of several batches, metadata and payload; bounds the memory that is taken."""
+
+LINE_S = 4.0
+"""A shipment should keep the line busy for so long: its fixed costs are small then, and little is
+under way when the line breaks."""
+
+MIN_WIRE_BYTES = 8 << 10
+FIRST_RATE_BPS = 8e6
+FIRST_RATIO = 0.25
+"""What is assumed before anything was sent: bits per second, and wire bytes per raw byte."""
+
+_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{32})\.shipment")
+
+
+class Ready(NamedTuple):
+    """A shipment that can go out."""
+
+    kept: Kept
+    data: bytes
+    raw_bytes: int
+    """Metadata and payload of its batches; 0 when it was made by an earlier process."""
+
+
+class Sizer:
+    """How much to put into one shipment, from what the last ones came to."""
+
+    def __init__(self) -> None:
+        self.ratio = FIRST_RATIO
+        """Wire bytes per raw byte."""
+
+    def learn(self, ready: Ready) -> None:
+        """Take in what a shipment came to."""
+        if ready.raw_bytes:
+            self.ratio = (self.ratio + len(ready.data) / ready.raw_bytes) / 2
+
+    def raw_bytes(self, rate_bps: float) -> int:
+        """Metadata and payload that keep a line of that rate busy for LINE_S."""
+        wire = max(rate_bps / 8 * LINE_S, MIN_WIRE_BYTES)
+        return int(min(wire / max(self.ratio, 1e-4), MAX_RAW_BYTES))
+
+
+def raw_bytes_of(place: BatchPlace) -> int:
+    """Metadata and payload of a batch."""
+    return (place.last_lsn - place.first_lsn + 1) * OP_META.size_bytes + place.payload_bytes
+
+
+class _Table:
+    """The batches of one snapshot, as a plan asks for them."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        first = snapshot.first()
+        self.first_lsn = int(first.lsn) if first is not None else 0
+        self.indexed_lsn = int(snapshot.indexed_lsn)
+
+    def batch_of(self, lsn: int) -> BatchEnd | None:
+        """The batch that holds an op; None when none does."""
+        place = self._snapshot.batch_of(Lsn(lsn))
+        if place is None or not place.first_lsn <= lsn <= place.last_lsn:
+            return None
+        return BatchEnd(place.first_lsn, place.last_lsn, place.digest)
+
+
+class Outgoing:
+    """The shipments of one store. `kept` is the one whose bytes are on disk or in memory."""
+
+    def __init__(self, store: Store, journal: Journal) -> None:
+        self._store = store
+        self._journal = journal
+        self._folder = store.root / "outgoing"
+        self._current: Ready | None = self._load()
+
+    @property
+    def kept(self) -> Kept | None:
+        """The shipment that is being sent."""
+        return self._current.kept if self._current is not None else None
+
+    def next_step(self, position: Position) -> Step:
+        """What to do for a vault that stands at `position`. DamagedError."""
+        with self._journal.snapshot() as snapshot:
+            return plan(position, _Table(snapshot), self.kept)
+
+    def current(self) -> Ready:
+        """The shipment that `kept` names."""
+        assert self._current is not None
+        return self._current
+
+    def build(self, first_lsn: int, previous: bytes, raw_bytes: int) -> Ready:
+        """A shipment of the batches from `first_lsn` on: about `raw_bytes`, at least one batch.
+
+        `previous` is the digest of the batch before. The first batch must be committed.
+        DamagedError when one can't be read. Nothing is kept before `keep`.
+        """
+        batches: list[ShippedBatch] = []
+        raw = last = 0
+        with self._journal.snapshot() as snapshot:
+            for place in snapshot.batches(Lsn(first_lsn)):
+                raw += raw_bytes_of(place)
+                _, ops = snapshot.read_batch(place)
+                batches.append(ShippedBatch(ops, place.digest))
+                last = place.last_lsn
+                if raw >= raw_bytes or len(batches) == MAX_SHIPMENT_BATCHES:
+                    break
+        assert batches and batches[0].ops[0].lsn == first_lsn, first_lsn
+        data = encode_shipment(self._store.uuid, previous, batches)
+        return Ready(Kept(shipment_id(data), first_lsn, last, len(data)), data, raw)
+
+    def build_full(self, first_lsn: int, raw_bytes: int) -> Ready | None:
+        """As `build`, of what follows a shipment; None when there is less than `raw_bytes`."""
+        waiting = 0
+        with self._journal.snapshot() as snapshot:
+            for place in snapshot.batches(Lsn(first_lsn)):
+                waiting += raw_bytes_of(place)
+                if waiting >= raw_bytes:
+                    break
+            before = snapshot.batch_of(Lsn(first_lsn - 1))
+        if not waiting or waiting < raw_bytes:
+            return None
+        assert before is not None and before.last_lsn == first_lsn - 1, first_lsn
+        return self.build(first_lsn, before.digest, raw_bytes)
+
+    # --- what is kept ----------------------------------------------------------------------------
+
+    def keep(self, ready: Ready) -> None:
+        """From now on this is the shipment that is being sent; the one before it is dropped.
+
+        A full disk is no reason not to send: then it is kept in memory alone.
+        """
+        self.drop()
+        self._current = ready
+        kept = ready.kept
+        name = f"{kept.first_lsn:016x}-{kept.last_lsn:016x}-{kept.shipment}.shipment"
+        try:
+            durable.make_dir(self._folder)
+            temporary = self._folder / "new"
+            durable.drop(temporary)
+            fd = durable.create_file(temporary)
+            try:
+                durable.pwrite_all(fd, ready.data, 0)
+            finally:
+                durable.close_file(fd)
+            # Not synced: after a power cut its id tells whether it is whole.
+            os.rename(temporary, self._folder / name)
+        except (StoreError, OSError):
+            durable.drop(self._folder / "new")
+
+    def drop(self) -> None:
+        """The shipment that was being sent is at the vault, or no longer of use."""
+        self._current = None
+        if self._folder.is_dir():
+            for entry in list(self._folder.iterdir()):
+                durable.drop(entry)
+
+    def _load(self) -> Ready | None:
+        """What an earlier process kept, if it is whole."""
+        if not self._folder.is_dir():
+            return None
+        for entry in sorted(self._folder.iterdir()):
+            found = _NAME.fullmatch(entry.name)
+            if found is None or entry.stat().st_size > MAX_SHIPMENT_BYTES:
+                continue
+            data = entry.read_bytes()
+            if shipment_id(data) == found[3]:
+                kept = Kept(found[3], int(found[1], 16), int(found[2], 16), len(data))
+                return Ready(kept, data, 0)
+        return None

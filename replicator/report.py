@@ -1,0 +1,115 @@
+"""What the sender knows of itself, and the status that is made of it.
+
+Duty: hold the figures in one place; whoever changes one rings `changed`. Loop's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from replicator.backlog import Backlog
+from replicator.outgoing import FIRST_RATE_BPS, Sizer
+from replicator.pace import Bell
+from replicator.settings import ReplicaSettings
+from replicator.status import RateMeter, ReplicaStatus, State, eta_s
+from replicator.wire import Hello, Position
+
+log = logging.getLogger(__name__)
+
+
+class Report:
+    """How replication is, as the sender sees it."""
+
+    def __init__(self) -> None:
+        self.sizer = Sizer()
+        self.changed = Bell()
+        self.introduced: tuple[str, str] | None = None
+        """The vault and the line to which the volume was described."""
+        self.acked_lsn = self.visible_lsn = 0
+        self.sent_bytes = 0
+        self.limit_bps: int | None = None
+        self.limit_reason = ""
+        self._state: State = "connecting"
+        self._rate = RateMeter()
+        self._error = self._hint = ""
+        self._hello: Hello | None = None
+        self._clock_ahead_s: float | None = None
+
+    @property
+    def state(self) -> State:
+        """See `status.State`."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        if state in ("idle", "sending"):
+            if self._error:
+                log.info("the vault takes what is sent again")
+            self._error = self._hint = ""
+        if state != self._state:
+            self._state = state
+            self.changed.ring()
+
+    @property
+    def speed_bps(self) -> float:
+        """Bits per second that the line is likely to carry."""
+        speed = self._rate.bps or FIRST_RATE_BPS
+        return min(speed, self.limit_bps) if self.limit_bps else speed
+
+    def failed(self, state: State, error: Exception) -> None:
+        """A connection ended with `error`. It is logged once, not at each try."""
+        if str(error) != self._error:
+            log.info("%s: %s", state, error)
+        self._error, self._hint = str(error), str(getattr(error, "hint", ""))
+        self._state = state
+        self.changed.ring()
+
+    def met(self, hello: Hello) -> None:
+        """The vault has introduced itself."""
+        self._hello = hello
+        self._clock_ahead_s = round((hello.time_ns - time.time_ns()) / 1e9, 3)
+        log.info("the vault %s knows us as %s", hello.vault, hello.site)
+
+    def acknowledged(self, position: Position) -> None:
+        """The vault holds everything before `position.next_lsn`."""
+        self.acked_lsn = max(position.next_lsn - 1, 0)
+        self.visible_lsn = position.visible_lsn
+        self.changed.ring()
+
+    def sent(self, count: int) -> None:
+        """So many bytes of a shipment have gone out."""
+        self.sent_bytes += count
+
+    def tick(self) -> None:
+        """Once a second or so: the rate is over what went out between ticks."""
+        self._rate.sample(time.monotonic(), self.sent_bytes)
+
+    def status(self, settings: ReplicaSettings | None, backlog: Backlog) -> ReplicaStatus:
+        """All of it."""
+        sending = self._state == "sending"
+        paused = sending and self.limit_bps == 0
+        rate = self._rate.bps
+        return ReplicaStatus(
+            state="paused" if paused else self._state,
+            acked_lsn=self.acked_lsn,
+            visible_lsn=self.visible_lsn,
+            indexed_lsn=backlog.indexed_lsn,
+            lag_s=round(backlog.lag_s(), 3),
+            lag_bytes=backlog.payload_bytes,
+            limit_bps=self.limit_bps,
+            limit_reason=self.limit_reason,
+            rate_bps=int(rate),
+            eta_s=eta_s(backlog.payload_bytes, self.sizer.ratio, rate, self.limit_bps),
+            error=self._error,
+            hint=self._hint,
+            url=settings.link.url if settings is not None else "",
+            vault=self._hello.vault if self._hello is not None else "",
+            site=self._hello.site if self._hello is not None else "",
+            line=settings.link.line if settings is not None else "",
+            sent_bytes=self.sent_bytes,
+            clock_ahead_s=self._clock_ahead_s,
+            alarm_lag_s=settings.policy.alarm_lag_s if settings is not None else 0.0,
+            pid=os.getpid(),
+        )

@@ -1,0 +1,303 @@
+"""The site's end of replication: what is committed goes to the vault, in order, for ever.
+
+Duty: connect, ask where the vault stands, plan, send, and again. Async (trio), one task, beside one
+that builds the next shipment; the journal is read in a worker thread. Nothing but a cache is kept
+on disk: where to go on is what the vault says.
+
+How failures are met: a broken line or a busy vault is tried again for ever, with growing pauses; a
+refusal is asked about again once a minute, and at once when the settings change; another history
+at the vault stops everything until a person, or the making of a new line, has decided.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
+
+import trio
+
+from replicator.backlog import Backlog
+from replicator.errors import (
+    BadRequest,
+    BadSettings,
+    BadShipment,
+    Forked,
+    Gap,
+    LinkDown,
+    Refused,
+    ReplicationError,
+)
+from replicator.link import Link
+from replicator.outgoing import Outgoing, Ready
+from replicator.pace import Backoff, Bell
+from replicator.plan import Fork, Lost, Resume, Send, UpToDate
+from replicator.report import Report
+from replicator.settings import ReplicaSettings
+from replicator.wire import MAIN_LINE, Description, Position
+from store.errors import StoreError
+from store.holds import place_hold
+from store.types import Lsn
+from store.volume import Store
+
+log = logging.getLogger(__name__)
+
+RECHECK_S = 60.0
+"""After a refusal or a fork the vault is asked again this seldom."""
+
+HOLD_EVERY_S = 5.0
+MAX_STRANGE = 3
+"""So many answers in a row that do not fit count as a failure of the line."""
+
+HOLD = "replica"
+OpenLink: TypeAlias = Callable[[ReplicaSettings], Link]
+Result = TypeVar("Result")
+
+
+class _Ahead:
+    """The next shipment, being built; `ready` stays None when there is too little for it."""
+
+    def __init__(self, first_lsn: int) -> None:
+        self.first_lsn = first_lsn
+        self.done = trio.Event()
+        self.ready: Ready | None = None
+
+
+class Sender:
+    """Keeps the vault up to date. Run `run` in a task; `report` says how it is.
+
+    `thread` is the limiter, of 1, under which `outgoing` and `backlog` are worked on.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        outgoing: Outgoing,
+        backlog: Backlog,
+        report: Report,
+        open_link: OpenLink,
+        thread: trio.CapacityLimiter,
+    ) -> None:
+        self._store = store
+        self._outgoing = outgoing
+        self._backlog = backlog
+        self._report = report
+        self._open_link = open_link
+        self._thread = thread
+        self._sizer = report.sizer
+        self.news = Bell()
+        """Rung when something was indexed."""
+        self.retry = Bell()
+        """Rung when trying again at once may help: other settings, another network."""
+        self._backoff = Backoff()
+        self._ahead: _Ahead | None = None
+        self._builder = trio.CapacityLimiter(1)
+        self._held_at, self._held_lsn = float("-inf"), -1
+        self._strange = 0
+
+    async def run(self, settings: ReplicaSettings, until_caught_up: bool = False) -> None:
+        """Send by these settings until cancelled, or until the vault has everything.
+
+        With `until_caught_up`, what only a person can mend is raised, and not waited for.
+        """
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            while True:
+                pause_s = await self._try(settings, until_caught_up)
+                if pause_s is None:
+                    nursery.cancel_scope.cancel()
+                    return
+                if await self.retry.wait(pause_s):
+                    self._backoff.reset()
+
+    async def _try(self, settings: ReplicaSettings, until_caught_up: bool) -> float | None:
+        """One connection to its end; how long to wait before the next. None: caught up."""
+        self._report.state = "connecting"
+        try:
+            link = await trio.to_thread.run_sync(self._open_link, settings)
+            async with link:
+                await self._converse(link, settings, until_caught_up)
+            return None
+        except Forked as error:
+            self._report.failed("forked", error)
+            if until_caught_up:
+                raise
+            return RECHECK_S
+        except (Refused, BadRequest, BadSettings) as error:
+            self._report.introduced = None
+            self._report.failed("refused", error)
+            if until_caught_up:
+                raise
+            return RECHECK_S
+        except ReplicationError as error:
+            self._report.failed("waiting", error)
+        except StoreError as error:
+            log.warning("the journal can't be read: %s", error)
+            self._report.failed("waiting", error)
+            return RECHECK_S
+        return self._backoff.next_s()
+
+    async def _converse(self, link: Link, settings: ReplicaSettings, until_caught_up: bool) -> None:
+        """Speak to the vault until it has everything (and for ever, if not `until_caught_up`)."""
+        position = await self._begin(link, settings)
+        await self._in_thread(self._backlog.begin, position.next_lsn - 1)
+        self._take(position)
+        while True:
+            try:
+                newer = await self._step(link, settings.link.line, position)
+            except (Gap, BadShipment) as error:
+                # It expects something else, or what arrived was damaged on the way.
+                await self._doubt(error)
+                newer = await link.position(self._store.uuid, settings.link.line)
+            if newer is None:
+                if until_caught_up:
+                    return
+                self._report.state = "idle"
+                await self.news.wait()
+                continue
+            position = newer
+            await self._in_thread(self._backlog.acknowledge, position.next_lsn - 1)
+            self._take(position)
+
+    async def _begin(self, link: Link, settings: ReplicaSettings) -> Position:
+        """Introduce ourselves; where the vault stands."""
+        line = settings.link.line
+        if self._report.introduced == (settings.link.url, line):
+            return await link.position(self._store.uuid, line)
+        self._report.met(await link.hello())
+        position = await link.describe(self._store.uuid, description_of(self._store, settings))
+        if line != MAIN_LINE:
+            position = await link.position(self._store.uuid, line)
+        self._report.introduced = (settings.link.url, line)
+        return position
+
+    async def _doubt(self, error: ReplicationError) -> None:
+        log.info("the vault does not take what was sent: %s", error)
+        self._strange += 1
+        if isinstance(error, BadShipment):
+            await self._in_thread(self._outgoing.drop)
+        if self._strange >= MAX_STRANGE:
+            self._strange = 0
+            raise LinkDown(str(error), error.hint) from error
+
+    def _take(self, position: Position) -> None:
+        """Note what the vault has said it holds."""
+        if position.next_lsn - 1 > self._report.acked_lsn:
+            self._backoff.reset()
+        self._report.acknowledged(position)
+
+    # --- one step --------------------------------------------------------------------------------
+
+    async def _step(self, link: Link, line: str, position: Position) -> Position | None:
+        """Do what is next; the vault's new position, None when there is nothing to do."""
+        step = await self._in_thread(self._outgoing.next_step, position)
+        if isinstance(step, UpToDate):
+            await self._settle(position.next_lsn - 1, idle=True)
+            return None
+        if isinstance(step, Fork):
+            raise Forked(_fork_text(step))
+        if isinstance(step, Lost):
+            raise Refused(
+                f"the vault expects LSN {step.next_lsn}, the journal begins at {step.first_lsn}",
+                "bring the beginning there by disk: cdpfs replicate export",
+            )
+        start = 0
+        if isinstance(step, Resume):
+            ready = self._outgoing.current()
+            start = step.start
+        else:
+            ready = await self._make(step)
+        newer = await self._ship(link, line, ready, start)
+        if newer.next_lsn <= position.next_lsn and newer.partial == position.partial:
+            raise Gap("the vault took a shipment and holds no more than before")
+        self._strange = 0
+        await self._settle(newer.next_lsn - 1, idle=False)
+        return newer
+
+    async def _make(self, step: Send) -> Ready:
+        """The shipment that begins with `step`, from what was built ahead or made now."""
+        ahead, self._ahead = self._ahead, None
+        ready = None
+        if ahead is not None:
+            await ahead.done.wait()
+            if ahead.first_lsn == step.first_lsn:
+                ready = ahead.ready
+        if ready is None:
+            ready = await trio.to_thread.run_sync(
+                self._outgoing.build,
+                step.first_lsn,
+                step.previous,
+                self._sizer.raw_bytes(self._report.speed_bps),
+                limiter=self._builder,
+            )
+        self._sizer.learn(ready)
+        await self._in_thread(self._outgoing.keep, ready)
+        return ready
+
+    async def _ship(self, link: Link, line: str, ready: Ready, start: int) -> Position:
+        self._report.state = "sending"
+        if self._ahead is None:
+            self._ahead = _Ahead(ready.kept.last_lsn + 1)
+            self._nursery.start_soon(self._build_ahead, self._ahead)
+        before = start
+
+        def progress(at: int) -> None:
+            nonlocal before
+            self._report.sent(at - before)
+            before = at
+
+        uuid, shipment = self._store.uuid, ready.kept.shipment
+        return await link.ship(uuid, line, shipment, ready.data, start, progress)
+
+    async def _build_ahead(self, ahead: _Ahead) -> None:
+        """Make the next shipment while this one is on its way, if there is enough for a full one.
+
+        Otherwise it is made when it is its turn, of what there is then.
+        """
+        size = self._sizer.raw_bytes(self._report.speed_bps)
+        try:
+            ahead.ready = await trio.to_thread.run_sync(
+                self._outgoing.build_full, ahead.first_lsn, size, limiter=self._builder
+            )
+        except StoreError as error:
+            log.info("the next shipment could not be built ahead: %s", error)
+        finally:
+            ahead.done.set()
+
+    async def _settle(self, acked_lsn: int, idle: bool) -> None:
+        """Let go of what the vault has; place the hold, not too often."""
+        now = trio.current_time()
+        due = now - self._held_at >= HOLD_EVERY_S or idle
+        if due:
+            self._held_at = now
+        await self._in_thread(self._settle_now, acked_lsn, due)
+
+    def _settle_now(self, acked_lsn: int, due: bool) -> None:
+        kept = self._outgoing.kept
+        if kept is not None and kept.last_lsn <= acked_lsn:
+            self._outgoing.drop()
+        if due and acked_lsn != self._held_lsn:
+            place_hold(self._store.root, HOLD, Lsn(acked_lsn))
+            self._held_lsn = acked_lsn
+
+    async def _in_thread(self, work: Callable[..., Result], *args: object) -> Result:
+        return await trio.to_thread.run_sync(work, *args, limiter=self._thread)
+
+
+def description_of(store: Store, settings: ReplicaSettings) -> Description:
+    """What the vault is told of the volume."""
+    config = store.config
+    return Description(
+        name=config.name,
+        directory=config.directory,
+        created_ns=config.created_ns,
+        quiet_s=config.quiet_s,
+        point_limit_s=config.point_limit_s,
+        sealed=bool(settings.seal.key_file),
+    )
+
+
+def _fork_text(step: Fork) -> str:
+    if step.ahead:
+        return f"the vault holds LSN {step.held_lsn}, which this volume has never had"
+    return f"the vault holds another history than this volume at LSN {step.held_lsn}"
