@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from console import replicate_cli
 from console.exit_codes import ExitCode
 
 INTERRUPTED = 130
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(replicate_cli.app)
 
 
 class Capture(StrEnum):

@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     HOOK = 14
     NOT_BETWEEN = 15
     UNPROTECTED = 16
+    BEHIND = 17
 
     @property
     def meaning(self) -> str:
@@ -54,4 +55,5 @@ _MEANINGS = {
     "mark is set",
     ExitCode.NOT_BETWEEN: "bisect: not good at the beginning, or not bad at the end",
     ExitCode.UNPROTECTED: "changes are not logged, or refused, because the store is full or fails",
+    ExitCode.BEHIND: "replicate wait: the time was up before the vault had everything",
 }

@@ -14,6 +14,7 @@ import traceback
 from dataclasses import dataclass
 
 import fsd.errors
+import replicator.errors
 import store.errors
 import timetravel.errors
 from console.errors import ConsoleError, DaemonError
@@ -23,7 +24,12 @@ SIGNALLED = 128
 """A shell's exit code for a program that a signal ended is this plus the signal's number."""
 
 
-_OURS = (store.errors.StoreError, timetravel.errors.TimetravelError, fsd.errors.FsdError)
+_OURS = (
+    store.errors.StoreError,
+    timetravel.errors.TimetravelError,
+    fsd.errors.FsdError,
+    replicator.errors.ReplicationError,
+)
 
 
 @dataclass(frozen=True)
@@ -88,12 +94,19 @@ _BY_CLASS: dict[type[Exception], ExitCode] = {
     fsd.errors.ReadOnlyPlace: ExitCode.SPACE,
     fsd.errors.NoFuse: ExitCode.ENVIRONMENT,
     fsd.errors.MountBusy: ExitCode.BUSY,
+    replicator.errors.ReplicationError: ExitCode.FAILURE,
+    replicator.errors.LinkDown: ExitCode.UNREACHABLE,
+    replicator.errors.VaultBusy: ExitCode.BUSY,
+    replicator.errors.Refused: ExitCode.PERMISSION,
+    replicator.errors.BadSettings: ExitCode.USAGE,
+    replicator.errors.BadShipment: ExitCode.DAMAGE,
+    replicator.errors.BadParcel: ExitCode.DAMAGE,
 }
 """Of a class, or of its nearest base that stands here."""
 
 
 def code_of_class(kind: type[Exception]) -> ExitCode:
-    """The exit code for exceptions of a class of `store`, `timetravel` or `fsd`."""
+    """The exit code for exceptions of a class of ours below the console."""
     return next(_BY_CLASS[base] for base in kind.__mro__ if base in _BY_CLASS)
 
 
@@ -105,7 +118,7 @@ def _code_of_kind(error: DaemonError) -> ExitCode:
     word = error.kind.replace("_", "").lower()
     if word in _BY_WORD:
         return _BY_WORD[word]
-    for module in (fsd.errors, store.errors, timetravel.errors):
+    for module in (fsd.errors, store.errors, timetravel.errors, replicator.errors):
         for name, kind in vars(module).items():
             if name.lower() == word and isinstance(kind, type) and issubclass(kind, Exception):
                 return code_of_class(kind)

@@ -23,8 +23,11 @@ from console.output import (
     table,
     time_text,
 )
+from console.replicating import from_store, summary
 from console.volumes import volume_of
+from replicator.errors import ReplicationError
 from store.errors import StoreError
+from store.holds import read_holds
 from store.volume import Store, list_stores
 
 LEAST_PAYLOAD_BYTES = 1 << 20
@@ -114,6 +117,8 @@ def _base(store: Store) -> dict[str, Any]:
         "history": {},
         "groups": {"total": 0, "mid_transaction": 0, "newest": []},
         "worst_loop_delay_ms": 0.0,
+        "replication": None,
+        "holds": read_holds(store.root),
         "alarms": [],
     }
 
@@ -131,7 +136,8 @@ def _from_store(store: Store) -> dict[str, Any]:
         gathered["alarms"] = ["the daemon was killed; bring it back: cdpfs mount DIR"]
     try:
         gathered |= _journal_figures(store)
-    except StoreError as error:
+        gathered["replication"] = from_store(store)
+    except (StoreError, ReplicationError) as error:
         gathered["alarms"] = [*gathered.get("alarms", []), f"{error} ({error.hint})"]
     return gathered
 
@@ -196,6 +202,8 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         ("indexer", f"{duration_text(status['lag_s'])} behind, at LSN {status['indexed_lsn']}"),
         ("store", f"{path_text(status['store'])}, {_free_text(status['space'])}"),
     ]
+    if status["replication"]:
+        rows.append(("replication", summary(status["replication"])))
     rows += group_rows(status["groups"])
     if status["state"] == "mounted":
         rows.append(("worst delay", f"{status['worst_loop_delay_ms']:.1f} ms in the daemon's loop"))

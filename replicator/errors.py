@@ -15,6 +15,7 @@ ReplicationError              `hint` says what to do next
 ├── Sealed                    the volume is sealed, and this can't be done without its key
 ├── KeyMissing                the key that sealed something is not at hand
 ├── BadKeyFile                a key file or a backup of one that can't be used
+├── BadParcel                 a file of shipments is damaged, cut, or none at all
 └── BadRequest                a request that is none, or is over a limit
 """
 
@@ -117,6 +118,12 @@ class BadKeyFile(ReplicationError):
     """A key file, or the backup of one, is damaged, missing, in the way, or open to others."""
 
     hint = "see `cdpfs replicate key --help`; import-backup makes a key file from its backup"
+
+
+class BadParcel(ReplicationError):
+    """A file of shipments is not what `cdpfs replicate export` made."""
+
+    hint = "copy it again, or make it again: cdpfs replicate export"
 
 
 class BadRequest(ReplicationError):

@@ -15,6 +15,7 @@ from replicator.plan import BatchEnd, Kept, Step, plan
 from replicator.shipment import ShippedBatch, encode_shipment
 from replicator.wire import MAX_SHIPMENT_BATCHES, MAX_SHIPMENT_BYTES, Position, shipment_id
 from store import durable
+from store.batch import NO_DIGEST
 from store.errors import StoreError
 from store.format import OP_META
 from store.index_rows import BatchPlace
@@ -105,16 +106,29 @@ class Outgoing:
         with self._journal.snapshot() as snapshot:
             return plan(position, _Table(snapshot), self.kept)
 
+    def step_from(self, position: Position) -> Step:
+        """As `next_step`, whatever is being sent at the moment."""
+        with self._journal.snapshot() as snapshot:
+            return plan(position, _Table(snapshot), None)
+
+    def waiting_bytes(self, first_lsn: int) -> int:
+        """Metadata and payload of all batches from `first_lsn` on."""
+        with self._journal.snapshot() as snapshot:
+            return sum(raw_bytes_of(place) for place in snapshot.batches(Lsn(first_lsn)))
+
     def current(self) -> Ready:
         """The shipment that `kept` names."""
         assert self._current is not None
         return self._current
 
-    def build(self, first_lsn: int, previous: bytes, raw_bytes: int) -> Ready:
+    def build(
+        self, first_lsn: int, previous: bytes, raw_bytes: int, last_lsn: int | None = None
+    ) -> Ready:
         """A shipment of the batches from `first_lsn` on: about `raw_bytes`, at least one batch.
 
-        `previous` is the digest of the batch before. The first batch must be committed.
-        DamagedError when one can't be read. Nothing is kept before `keep`.
+        `previous` is the digest of the batch before. The first batch must be committed; none goes
+        beyond `last_lsn`, the end of one. DamagedError when one can't be read. Nothing is kept
+        before `keep`.
         """
         batches: list[ShippedBatch] = []
         raw = last = 0
@@ -124,7 +138,8 @@ class Outgoing:
                 _, ops = snapshot.read_batch(place)
                 batches.append(ShippedBatch(ops, place.digest))
                 last = place.last_lsn
-                if raw >= raw_bytes or len(batches) == MAX_SHIPMENT_BATCHES:
+                full = raw >= raw_bytes or len(batches) == MAX_SHIPMENT_BATCHES
+                if full or last == last_lsn:
                     break
         assert batches and batches[0].ops[0].lsn == first_lsn, first_lsn
         data = encode_shipment(self._store.uuid, previous, batches)
@@ -138,11 +153,18 @@ class Outgoing:
                 waiting += raw_bytes_of(place)
                 if waiting >= raw_bytes:
                     break
-            before = snapshot.batch_of(Lsn(first_lsn - 1))
         if not waiting or waiting < raw_bytes:
             return None
-        assert before is not None and before.last_lsn == first_lsn - 1, first_lsn
-        return self.build(first_lsn, before.digest, raw_bytes)
+        return self.build(first_lsn, self.digest_before(first_lsn), raw_bytes)
+
+    def digest_before(self, lsn: int) -> bytes:
+        """The digest of the batch that ends before `lsn`."""
+        if lsn <= 1:
+            return NO_DIGEST
+        with self._journal.snapshot() as snapshot:
+            place = snapshot.batch_of(Lsn(lsn - 1))
+        assert place is not None and place.last_lsn == lsn - 1, lsn
+        return place.digest
 
     # --- what is kept ----------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from replicator.report import Report
 from replicator.sender import Sender
 from replicator.settings import ReplicaSettings, load_settings, settings_path
 from replicator.status import ReplicaStatus, read_status, write_status
+from store.errors import StoreBusy
 from store.journal import Journal
 from store.statepage import StatePage
 from store.volume import Store, take_lock
@@ -215,6 +216,15 @@ class Replicator:
 
     def _open_link(self, settings: ReplicaSettings) -> Link:
         return Link.open(settings.link)
+
+
+def is_running(store: Store) -> bool:
+    """Does some process replicate this store now?"""
+    try:
+        os.close(take_lock(store.root / LOCK_NAME))
+    except StoreBusy:
+        return True
+    return False
 
 
 def _same_line(one: ReplicaSettings, other: ReplicaSettings | None) -> bool:

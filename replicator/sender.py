@@ -34,7 +34,7 @@ from replicator.pace import Backoff, Bell
 from replicator.plan import Fork, Lost, Resume, Send, UpToDate
 from replicator.report import Report
 from replicator.settings import ReplicaSettings
-from replicator.wire import MAIN_LINE, Description, Position
+from replicator.wire import MAIN_LINE, Description, Hello, Position
 from store.errors import StoreError
 from store.holds import place_hold
 from store.types import Lsn
@@ -164,10 +164,8 @@ class Sender:
         line = settings.link.line
         if self._report.introduced == (settings.link.url, line):
             return await link.position(self._store.uuid, line)
-        self._report.met(await link.hello())
-        position = await link.describe(self._store.uuid, description_of(self._store, settings))
-        if line != MAIN_LINE:
-            position = await link.position(self._store.uuid, line)
+        hello, position = await describe_volume(link, self._store, settings)
+        self._report.met(hello)
         self._report.introduced = (settings.link.url, line)
         return position
 
@@ -284,7 +282,18 @@ class Sender:
         return await trio.to_thread.run_sync(work, *args, limiter=self._thread)
 
 
-def description_of(store: Store, settings: ReplicaSettings) -> Description:
+async def describe_volume(
+    link: Link, store: Store, settings: ReplicaSettings
+) -> tuple[Hello, Position]:
+    """Introduce the volume to its vault: who that is, and what it holds of the line."""
+    hello = await link.hello()
+    position = await link.describe(store.uuid, description_of(store, settings))
+    if settings.link.line != MAIN_LINE:
+        position = await link.position(store.uuid, settings.link.line)
+    return hello, position
+
+
+def description_of(store: Store, settings: ReplicaSettings | None) -> Description:
     """What the vault is told of the volume."""
     config = store.config
     return Description(
@@ -293,7 +302,7 @@ def description_of(store: Store, settings: ReplicaSettings) -> Description:
         created_ns=config.created_ns,
         quiet_s=config.quiet_s,
         point_limit_s=config.point_limit_s,
-        sealed=bool(settings.seal.key_file),
+        sealed=settings is not None and bool(settings.seal.key_file),
     )
 
 

@@ -22,11 +22,19 @@ MAX_FILE_BYTES = 1 << 16
 RATE_WINDOW_S = 5.0
 
 State: TypeAlias = Literal[
-    "connecting", "sending", "idle", "waiting", "refused", "forked", "paused", "down"
+    "connecting",
+    "sending",
+    "idle",
+    "waiting",
+    "refused",
+    "forked",
+    "paused",
+    "down",
+    "stopped",
 ]
 """connecting: no answer yet · sending · idle: the vault has everything · waiting: after a failure,
 for the next try · refused, forked: until a person acts · paused: the limit is 0 · down: no process
-works on it."""
+works on it · stopped: switched off."""
 
 
 class ReplicaStatus(msgspec.Struct, kw_only=True):

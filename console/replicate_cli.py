@@ -1,0 +1,147 @@
+"""`cdpfs replicate …`: the commands and their options. Declarations only, as in `cli`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="replicate",
+    help="A copy of a volume, with all its history, at a vault elsewhere.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Directory = Annotated[str, typer.Argument(metavar="DIR", help="Any path inside the volume.")]
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", metavar="S", help="The volume's store, if it is not to be searched."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+@app.command()
+def start(
+    directory: Directory = ".",
+    *,
+    to: Annotated[str, typer.Option("--to", metavar="URL", help="https://HOST:PORT of the vault.")],
+    token_file: Annotated[
+        str | None,
+        typer.Option(metavar="F", help="Holds this site's token; for its owner only (0600)."),
+    ] = None,
+    ca: Annotated[
+        str | None,
+        typer.Option(metavar="F", help="The vault's own certificate authority, PEM."),
+    ] = None,
+    client_cert: Annotated[
+        str | None, typer.Option(metavar="F", help="Certificate that proves who we are, PEM.")
+    ] = None,
+    client_key: Annotated[
+        str | None, typer.Option(metavar="F", help="Its key, if it is in a file of its own.")
+    ] = None,
+    line: Annotated[
+        str | None, typer.Option(metavar="L", help="The line of history at the vault to write.")
+    ] = None,
+    alarm_lag: Annotated[
+        float | None,
+        typer.Option(metavar="S", min=0, help="More lag than this is an alarm; 0: never."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Ask the vault first, or do not.")
+    ] = True,
+    store: StoreOption = None,
+) -> None:
+    """Replicate a volume to a vault from now on, or change how."""
+    from console.replicating import Wishes
+    from console.replicating import start as run
+
+    wishes = Wishes(to, token_file, ca, client_cert, client_key, line, alarm_lag, check)
+    run(directory, store, wishes)
+
+
+@app.command()
+def stop(
+    directory: Directory = ".",
+    store: StoreOption = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Forget the settings and what the vault has, too.")
+    ] = False,
+) -> None:
+    """Replicate no more; what is at the vault stays there."""
+    from console.replicating import stop as run
+
+    run(directory, store, forget)
+
+
+@app.command()
+def wait(
+    directory: Directory = ".",
+    timeout: Annotated[
+        float | None, typer.Option(metavar="S", min=0, help="Exit code 17 after so long.")
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Return when the vault has everything up to now."""
+    from console.replicating import wait as run
+
+    raise typer.Exit(run(directory, store, timeout))
+
+
+@app.command()
+def status(
+    directory: Directory = ".", store: StoreOption = None, as_json: JsonOption = False
+) -> None:
+    """How far the vault is behind, the limit, the rate, and what is wrong."""
+    from console.replicating import show_status
+
+    show_status(directory, store, as_json)
+
+
+@app.command()
+def run(
+    directory: Directory = ".",
+    store: StoreOption = None,
+    for_ever: Annotated[
+        bool, typer.Option("--forever", help="Go on when the vault has everything.")
+    ] = False,
+) -> None:
+    """Replicate a volume that is not mounted, in the foreground."""
+    from console.replicating import run as work
+
+    work(directory, store, for_ever)
+
+
+@app.command()
+def export(
+    directory: Directory = ".",
+    *,
+    to: Annotated[str, typer.Option("--to", metavar="FILE", help="The file to write.")],
+    since_position: Annotated[
+        str | None,
+        typer.Option(metavar="F", help="What the vault has already, as `import` wrote it."),
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Write the history into a file, to bring it to the vault by disk."""
+    from console.parcels import export as work
+
+    work(directory, store, to, since_position)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What `export` wrote.")],
+    *,
+    root: Annotated[str, typer.Option(metavar="R", help="The vault's folder; not being served.")],
+    site: Annotated[str, typer.Option(metavar="NAME", help="The site whose volume it is.")],
+    line: Annotated[str, typer.Option(metavar="L", help="The line of history.")] = "main",
+    position_to: Annotated[
+        str | None,
+        typer.Option(metavar="F", help="Write what the vault has then, for the next export."),
+    ] = None,
+) -> None:
+    """At the vault: take in a file that came by disk. The site goes on sending from there."""
+    from console.parcels import import_parcel
+
+    import_parcel(file, root, site, line, position_to)
