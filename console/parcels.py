@@ -44,7 +44,6 @@ def export(path: str, store_root: str | None, to: str, position_file: str | None
             work = Export(Path(to), outgoing, store.uuid, description_of(store, settings))
             work.run(
                 step.first_lsn,
-                step.previous,
                 last,
                 lambda raw_bytes: progress.advance(task, raw_bytes),
             )

@@ -121,14 +121,11 @@ class Outgoing:
         assert self._current is not None
         return self._current
 
-    def build(
-        self, first_lsn: int, previous: bytes, raw_bytes: int, last_lsn: int | None = None
-    ) -> Ready:
+    def build(self, first_lsn: int, raw_bytes: int, last_lsn: int | None = None) -> Ready:
         """A shipment of the batches from `first_lsn` on: about `raw_bytes`, at least one batch.
 
-        `previous` is the digest of the batch before. The first batch must be committed; none goes
-        beyond `last_lsn`, the end of one. DamagedError when one can't be read. Nothing is kept
-        before `keep`.
+        The first batch must be committed; none goes beyond `last_lsn`, the end of one.
+        DamagedError when one can't be read. Nothing is kept before `keep`.
         """
         batches: list[ShippedBatch] = []
         raw = last = 0
@@ -142,6 +139,7 @@ class Outgoing:
                 if full or last == last_lsn:
                     break
         assert batches and batches[0].ops[0].lsn == first_lsn, first_lsn
+        previous = self.digest_before(first_lsn)
         data = encode_shipment(self._store.uuid, previous, batches)
         return Ready(Kept(shipment_id(data), first_lsn, last, len(data)), data, raw)
 
@@ -155,7 +153,7 @@ class Outgoing:
                     break
         if not waiting or waiting < raw_bytes:
             return None
-        return self.build(first_lsn, self.digest_before(first_lsn), raw_bytes)
+        return self.build(first_lsn, raw_bytes)
 
     def digest_before(self, lsn: int) -> bytes:
         """The digest of the batch that ends before `lsn`."""

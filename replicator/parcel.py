@@ -37,7 +37,6 @@ PARCEL_HEADER = Table(
         Field("description_bytes", "I", "bytes of the description"),
         Field("volume", "16s", "the volume's UUID"),
         Field("first_lsn", "Q", "LSN of the first op"),
-        Field("previous", "32s", "digest of the batch before the first one; zeros for none"),
         Field("check", "Q", "xxh3-64 of this header before this field and of the description"),
     ),
 )
@@ -65,7 +64,6 @@ class ParcelHead(NamedTuple):
 
     volume: bytes
     first_lsn: int
-    previous: bytes
     description: Description
     size_bytes: int
     """Of header and description: the first entry stands there."""
@@ -84,7 +82,7 @@ def read_head(file: BinaryIO) -> ParcelHead:
     raw = file.read(_header.size)
     if len(raw) < _header.size or raw[:8] != PARCEL_MAGIC:
         raise BadParcel("this is not a file that `cdpfs replicate export` made")
-    _, version, features, length, volume, first, previous, check = _header.unpack(raw)
+    _, version, features, length, volume, first, check = _header.unpack(raw)
     if version != PARCEL_VERSION or features:
         raise BadParcel(
             f"export version {version}, features {features:#x} are not known here",
@@ -99,7 +97,7 @@ def read_head(file: BinaryIO) -> ParcelHead:
         description = msgspec.json.decode(text, type=Description)
     except msgspec.MsgspecError as error:
         raise BadParcel(f"the export's description is not one: {error}") from error
-    return ParcelHead(volume, first, previous, description, _header.size + length)
+    return ParcelHead(volume, first, description, _header.size + length)
 
 
 def read_shipments(file: BinaryIO) -> Iterator[Parcelled]:
@@ -134,20 +132,17 @@ class Export:
         self._volume = volume
         self._description = description
 
-    def run(
-        self, first_lsn: int, previous: bytes, last_lsn: int, progress: Callable[[int], None]
-    ) -> None:
+    def run(self, first_lsn: int, last_lsn: int, progress: Callable[[int], None]) -> None:
         """Write the batches of `[first_lsn, last_lsn]`; both are ends of batches.
 
-        `previous` is the digest of the batch before. `progress` is told how many raw bytes went
+        `progress` is told how many raw bytes went
         into each shipment. OSError when the disk is full.
         """
         with open(self._part, "r+b" if self._part.exists() else "w+b") as file:
             os.fchmod(file.fileno(), 0o600)
-            reached = self._go_on(file, first_lsn, previous)
+            reached = self._go_on(file, first_lsn)
             while reached < last_lsn:
-                before = self._outgoing.digest_before(reached + 1) if reached else previous
-                ready = self._outgoing.build(reached + 1, before, MAX_RAW_BYTES, last_lsn)
+                ready = self._outgoing.build(reached + 1, MAX_RAW_BYTES, last_lsn)
                 self._write(file, ready)
                 reached = ready.kept.last_lsn
                 progress(ready.raw_bytes)
@@ -156,13 +151,13 @@ class Export:
             durable.fsync(file.fileno())
         durable.rename(self._part, self._path)
 
-    def _go_on(self, file: BinaryIO, first_lsn: int, previous: bytes) -> int:
+    def _go_on(self, file: BinaryIO, first_lsn: int) -> int:
         """Stand behind what an interrupted export of the same wrote; the last LSN in it."""
         reached = first_lsn - 1
         at = 0
         try:
             head = read_head(file)
-            if (head.volume, head.first_lsn, head.previous) == (self._volume, first_lsn, previous):
+            if (head.volume, head.first_lsn) == (self._volume, first_lsn):
                 at = head.size_bytes
                 for found in read_shipments(file):
                     if not found.data:
@@ -173,14 +168,14 @@ class Export:
         file.seek(at)
         file.truncate()
         if not at:
-            file.write(self._pack_head(first_lsn, previous))
+            file.write(self._pack_head(first_lsn))
         return reached
 
-    def _pack_head(self, first_lsn: int, previous: bytes) -> bytes:
+    def _pack_head(self, first_lsn: int) -> bytes:
         text = msgspec.json.encode(self._description)
-        head = _header.pack(
-            PARCEL_MAGIC, PARCEL_VERSION, 0, len(text), self._volume, first_lsn, previous, 0
-        )[:-8]
+        head = _header.pack(PARCEL_MAGIC, PARCEL_VERSION, 0, len(text), self._volume, first_lsn, 0)[
+            :-8
+        ]
         return head + _hash(head + text).to_bytes(8, "little") + text
 
     def _write(self, file: BinaryIO, ready: Ready) -> None:

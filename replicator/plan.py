@@ -18,6 +18,7 @@ class BatchEnd(NamedTuple):
     first_lsn: int
     last_lsn: int
     digest: bytes
+    """As the vault states it, if it holds the batch."""
 
 
 class BatchTable(Protocol):
@@ -51,10 +52,9 @@ class UpToDate(NamedTuple):
 
 
 class Send(NamedTuple):
-    """Send the batches from `first_lsn` on; `previous` is the digest of the one before."""
+    """Send the batches from `first_lsn` on."""
 
     first_lsn: int
-    previous: bytes
 
 
 class Resume(NamedTuple):
@@ -97,7 +97,7 @@ def plan(position: Position, table: BatchTable, kept: Kept | None) -> Step:
         return Lost(held + 1, table.first_lsn)
     if kept is not None and kept.first_lsn == held + 1 and kept.last_lsn <= table.indexed_lsn:
         return Resume(kept.shipment, _received(position, kept))
-    return Send(held + 1, digest)
+    return Send(held + 1)
 
 
 def _received(position: Position, kept: Kept) -> int:

@@ -224,7 +224,6 @@ class Sender:
             ready = await trio.to_thread.run_sync(
                 self._outgoing.build,
                 step.first_lsn,
-                step.previous,
                 self._sizer.raw_bytes(self._report.speed_bps),
                 limiter=self._builder,
             )
