@@ -90,6 +90,10 @@ class Consumer:
         said = self._last_words()
         if not self.pid:
             said["state"] = "down" if self.is_wanted() else "stopped"
+            lag_s, time_ns = said.get("lag_s"), said.get("time_ns")
+            if isinstance(lag_s, int | float) and isinstance(time_ns, int) and lag_s:
+                # What it is behind gets older though nobody counts.
+                said["lag_s"] = round(lag_s + max(time.time_ns() - time_ns, 0) / 1e9, 3)
         return said
 
     def _last_words(self) -> dict[str, Any]:

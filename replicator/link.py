@@ -7,6 +7,7 @@ the token gets into a message.
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
@@ -224,10 +225,22 @@ def _mapped(error: httpx.HTTPError) -> ReplicationError:
         if isinstance(cause, ReplicationError):
             return cause
         cause = cause.__cause__ or cause.__context__
-    what = str(error) or type(error).__name__
+    what = _root(error)
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return LinkDown(f"the vault can't be reached: {what}")
     return LinkDown(f"the connection to the vault broke: {what}")
+
+
+def _root(error: BaseException) -> str:
+    """What the system said, if it is in the chain of causes; else what the library says."""
+    seen: BaseException | None = error
+    while seen is not None:
+        while isinstance(seen, BaseExceptionGroup):
+            seen = seen.exceptions[0]
+        if isinstance(seen, OSError) and seen.strerror and seen.errno:
+            return os.strerror(seen.errno) if seen.errno > 0 else seen.strerror
+        seen = seen.__cause__ or seen.__context__
+    return str(error) or type(error).__name__
 
 
 def _refusal(status: int, raw: bytes) -> ReplicationError:

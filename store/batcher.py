@@ -66,14 +66,20 @@ class Batcher:
             cut = cut or size >= FORCED_BATCH_BYTES or len(pending) >= MAX_OPS
         self._ops, self._bytes, self._cut_next = pending, size, cut
 
-    def take(self, now_ns: int, settled: bool, everything: bool = False) -> list[list[Op]]:
+    def take(
+        self,
+        now_ns: int,
+        settled: bool,
+        everything: bool = False,
+        max_age_ns: int = MAX_AGE_NS,
+    ) -> list[list[Op]]:
         """The batches that are due at `now_ns`, in order.
 
         `settled`: the last pending op is applied and no ABORT of it can follow, so it may end a
-        batch. `everything`: don't wait for size or age.
+        batch. `everything`: don't wait for size or age. `max_age_ns`: the age that makes one due.
         """
         if settled and self._ops:
-            old = now_ns - self._since_ns >= MAX_AGE_NS
+            old = now_ns - self._since_ns >= max_age_ns
             if everything or self._cut_next:
                 self._cut(len(self._ops), now_ns)
             elif old:

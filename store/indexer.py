@@ -32,7 +32,7 @@ from pathlib import Path
 from types import FrameType
 
 from store.batch import encode_batch
-from store.batcher import Batcher
+from store.batcher import MAX_AGE_NS, Batcher
 from store.durable import NO_SPACE
 from store.errors import DamagedError, IndexStale, IntakeGap, StoreError, StoreFault, StoreFull
 from store.index import BatchPlace, IndexWriter
@@ -49,6 +49,12 @@ READ_BYTES = 4 << 20
 """Log read at a time: between two reads the indexer is ready to commit."""
 
 COMMIT_NS = 1_000_000_000
+AWAITED_NS = 500_000_000
+"""Age of a batch, and between commits, while a consumer waits for what comes: its lag is that."""
+
+AWAITED_FRESH_NS = 3_000_000_000
+"""A consumer that has not said for so long that it waits does not."""
+
 MAX_UNCOMMITTED_BYTES = 64 << 20
 IDLE_S = (0.02, 0.05)
 """Shortest and longest pause when there is nothing to do."""
@@ -129,14 +135,21 @@ class Indexer:
         while everything and self._read_lsn < applied:
             self._read(now_ns, applied)
         settled = self._read_lsn >= applied
-        self._write_all(self._batcher.take(now_ns, settled, everything))
-        due = now_ns - self._committed_ns >= COMMIT_NS
+        interval_ns = self._interval_ns()
+        age_ns = min(interval_ns, MAX_AGE_NS)
+        self._write_all(self._batcher.take(now_ns, settled, everything, age_ns))
+        due = now_ns - self._committed_ns >= interval_ns
         if self._uncommitted_bytes and (everything or due or self._much_uncommitted()):
             self.commit()
             self._committed_ns = now_ns
             worked = True
         self._beat()
         return worked
+
+    def _interval_ns(self) -> int:
+        """Between commits: shorter while somebody waits for them."""
+        silent_ns = self._wall_ns() - self._page.awaited_ns
+        return AWAITED_NS if 0 <= silent_ns < AWAITED_FRESH_NS else COMMIT_NS
 
     def set_trouble(self, number: int) -> None:
         """Tell the others the errno of what keeps commits from happening; 0: nothing does."""

@@ -59,6 +59,9 @@ class StatePage:
 
     gap_ns = _Counter(11)
     """Wall time since when changes go unlogged, 0 when they do not (fsd)."""
+    awaited_ns = _Counter(13)
+    """Wall time at which a consumer last said that it has everything and waits for more
+    (replicator)."""
 
     def __init__(self, path: Path, writable: bool = True) -> None:
         flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
