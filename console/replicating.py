@@ -146,7 +146,8 @@ def stop(path: str, store_root: str | None, forget: bool) -> None:
 def wait(path: str, store_root: str | None, timeout_s: float | None) -> ExitCode:
     """Return when the vault has everything up to now; BEHIND when the time is up before."""
     store = volume_of(path, store_root)
-    _required(store)
+    settings = _required(store)
+    vault = (settings.link.url, settings.link.line)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     lsn = _newest_lsn(store)
     while True:
@@ -154,7 +155,7 @@ def wait(path: str, store_root: str | None, timeout_s: float | None) -> ExitCode
         assert said is not None
         state = said.get("state")
         acked = int(said.get("acked_lsn") or 0)
-        if acked >= lsn and state != "connecting":
+        if acked >= lsn and (said.get("url"), said.get("line")) == vault:
             say(f"replicated  up to LSN {acked}")
             return ExitCode.OK
         _raise_if_hopeless(store, said)

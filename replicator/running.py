@@ -123,6 +123,7 @@ class Replicator:
         same = said is not None and (said.url, said.line) == (link.url, link.line)
         self._report.acked_lsn = said.acked_lsn if same and said is not None else 0
         self._report.introduced = None
+        self._report.state = "connecting"
         await trio.to_thread.run_sync(
             self._backlog.begin, self._report.acked_lsn, limiter=self._thread
         )

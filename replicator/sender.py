@@ -42,8 +42,8 @@ from store.volume import Store
 
 log = logging.getLogger(__name__)
 
-RECHECK_S = 60.0
-"""After a refusal or a fork the vault is asked again this seldom."""
+FIRST_RECHECK_S, RECHECK_S = 0.5, 60.0
+"""After a refusal or a fork the vault is asked again soon, and then ever more seldom."""
 
 HOLD_EVERY_S = 5.0
 MAX_STRANGE = 3
@@ -94,6 +94,7 @@ class Sender:
         self._builder = trio.CapacityLimiter(1)
         self._held_at, self._held_lsn = float("-inf"), -1
         self._strange = 0
+        self._refusals = 0
 
     async def run(self, settings: ReplicaSettings, until_caught_up: bool = False) -> None:
         """Send by these settings until cancelled, or until the vault has everything.
@@ -112,30 +113,33 @@ class Sender:
 
     async def _try(self, settings: ReplicaSettings, until_caught_up: bool) -> float | None:
         """One connection to its end; how long to wait before the next. None: caught up."""
-        self._report.state = "connecting"
         try:
             link = await trio.to_thread.run_sync(self._open_link, settings)
             async with link:
                 await self._converse(link, settings, until_caught_up)
             return None
-        except Forked as error:
-            self._report.failed("forked", error)
-            if until_caught_up:
-                raise
-            return RECHECK_S
-        except (Refused, BadRequest, BadSettings) as error:
+        except (Forked, Refused, BadRequest, BadSettings) as error:
             self._report.introduced = None
-            self._report.failed("refused", error)
-            if until_caught_up:
-                raise
-            return RECHECK_S
+            return self._refused(error, until_caught_up)
         except ReplicationError as error:
             self._report.failed("waiting", error)
         except StoreError as error:
             log.warning("the journal can't be read: %s", error)
             self._report.failed("waiting", error)
             return RECHECK_S
+        self._refusals = 0
         return self._backoff.next_s()
+
+    def _refused(self, error: ReplicationError, until_caught_up: bool) -> float:
+        """How long to wait after a refusal. The first may be that of a damaged request."""
+        self._refusals += 1
+        if self._refusals == 1 and not isinstance(error, Forked):
+            self._report.failed("waiting", error)
+        elif until_caught_up:
+            raise error
+        else:
+            self._report.failed("forked" if isinstance(error, Forked) else "refused", error)
+        return min(FIRST_RECHECK_S * 4.0 ** min(self._refusals - 1, 8), RECHECK_S)
 
     async def _converse(self, link: Link, settings: ReplicaSettings, until_caught_up: bool) -> None:
         """Speak to the vault until it has everything (and for ever, if not `until_caught_up`)."""
@@ -190,6 +194,7 @@ class Sender:
         """Do what is next; the vault's new position, None when there is nothing to do."""
         step = await self._in_thread(self._outgoing.next_step, position)
         if isinstance(step, UpToDate):
+            self._strange = self._refusals = 0
             await self._settle(position.next_lsn - 1, idle=True)
             return None
         if isinstance(step, Fork):
@@ -208,7 +213,7 @@ class Sender:
         newer = await self._ship(link, line, ready, start)
         if newer.next_lsn <= position.next_lsn and newer.partial == position.partial:
             raise Gap("the vault took a shipment and holds no more than before")
-        self._strange = 0
+        self._strange = self._refusals = 0
         await self._settle(newer.next_lsn - 1, idle=False)
         return newer
 
