@@ -12,6 +12,7 @@ StoreError
 ├── UnsupportedFormat          written by a newer cdpfs, or not a store at all
 ├── BadSettings                a volume can't be made with these settings
 ├── NoSuchVolume               no store is known for a path
+├── RecoveryUnfinished         a volume is being recovered and can't be used yet
 └── VolumeExists               the place is taken by another store
 """
 
@@ -116,6 +117,12 @@ class NoSuchVolume(StoreError):
     """No store is known for a path."""
 
     hint = "protect the directory first: cdpfs protect DIR (or name its store with --store)"
+
+
+class RecoveryUnfinished(StoreError):
+    """The store of a volume that is being recovered from a replica, and is not complete yet."""
+
+    hint = "run the same `cdpfs replicate recover` again"
 
 
 class VolumeExists(StoreError):

@@ -43,6 +43,7 @@ class Journal:
     def __init__(self, store: Store) -> None:
         self._env = IndexEnvironment(store.index_dir)
         self._segments = SegmentReader(store)
+        self._foreign_lsn = Lsn(store.config.foreign_lsn)
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +63,7 @@ class Journal:
 
     def snapshot(self) -> Snapshot:
         """The newest committed state."""
-        return Snapshot(self._env, self._segments)
+        return Snapshot(self._env, self._segments, self._foreign_lsn)
 
     def read_payload(self, lsn: Lsn) -> bytes:
         """The whole payload of an op, its checksums tested."""

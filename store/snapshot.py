@@ -18,13 +18,14 @@ from store.errors import NeverCaptured, NotSeeded, StoreError
 from store.extents import RegionPiece, window
 from store.format import CHUNK_BYTES
 from store.index_env import IndexEnvironment
+from store.index_history import NEWEST
 from store.index_listing import split_link
 from store.index_lookup import Lookup
 from store.index_points import KnownGroups, PointReader
 from store.index_rows import BaseState, BatchPlace, GapSpan, NodeState, OpMeta, Piece, Point
 from store.ops import Gap, Op
 from store.segment import SegmentReader
-from store.types import Lsn, NodeId, TimeNs
+from store.types import NO_LSN, Lsn, NodeId, TimeNs
 
 _KEEP_PIECES = 100_000
 """Pieces of regions that a snapshot remembers, for the next read nearby."""
@@ -39,9 +40,12 @@ class Snapshot:
     An open one keeps LMDB from reusing pages, so it must not stay open for long without `renew`.
     """
 
-    def __init__(self, env: IndexEnvironment, segments: SegmentReader) -> None:
+    def __init__(
+        self, env: IndexEnvironment, segments: SegmentReader, foreign_lsn: Lsn = NO_LSN
+    ) -> None:
         self._env = env
         self._segments = segments
+        self._foreign_lsn = foreign_lsn
         self._visited = 0
         self._closed = False
         self._begin()
@@ -161,9 +165,25 @@ class Snapshot:
     # --- nodes -----------------------------------------------------------------------------------
 
     def state(self, node: NodeId, lsn: Lsn) -> NodeState | None:
-        """Attributes of `node` at `lsn`; None if it was not known then or had no name left."""
+        """Attributes of `node` at `lsn`; None if it was not known then or had no name left.
+
+        The inode number of another machine's file counts as none.
+        """
+        state = self._node_state(node, lsn)
+        if state is not None and state.inode and self._is_foreign(node, lsn):
+            return state._replace(inode=0)
+        return state
+
+    def _node_state(self, node: NodeId, lsn: Lsn) -> NodeState | None:
         found = self._lookup.node_at(node, lsn)
         return found[0] if found is not None and found[0].links else None
+
+    def _is_foreign(self, node: NodeId, lsn: Lsn) -> bool:
+        """Was the node, as it was at `lsn`, adopted before the volume came to this machine?"""
+        if not self._foreign_lsn:
+            return False
+        base = self._lookup.base(node)
+        return base is None or not self._foreign_lsn < base.since <= lsn
 
     def xattrs(self, node: NodeId, lsn: Lsn) -> dict[bytes, bytes]:
         """Extended attributes of `node` at `lsn`."""
@@ -179,7 +199,8 @@ class Snapshot:
 
     def node_by_inode(self, inode: int) -> NodeId | None:
         """The adopted node of that backing inode, if it was adopted with several links."""
-        return self._lookup.node_by_inode(inode)
+        found = self._lookup.node_by_inode(inode)
+        return None if found is None or self._is_foreign(found, Lsn(NEWEST)) else found
 
     def base(self, node: NodeId) -> BaseState | None:
         """The content that `node` had when it was last adopted; None if it never was."""
@@ -259,7 +280,7 @@ class Snapshot:
         NotSeeded for content that the journal doesn't hold yet, NeverCaptured for content that
         it never will. Nothing for a node that is not there.
         """
-        state = self.state(node, lsn)
+        state = self._node_state(node, lsn)
         if state is None or not stat.S_ISREG(state.mode):
             return []
         stop = min(stop, state.size_bytes)

@@ -82,6 +82,9 @@ class VolumeConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Files that nobody has changed for so long are at a `sync` point."""
     point_limit_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     """How long before the time asked for a recovery point may lie for it to be taken."""
+    foreign_lsn: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
+    """Up to this LSN the log was written on another machine, from whose replica the volume was
+    recovered: inode numbers in it mean nothing here. 0: all of it was written here."""
     groups: Annotated[list[GroupConfig], msgspec.Meta(max_length=64)] = []
     """Files that belong together though nothing shows it."""
 

@@ -1,0 +1,91 @@
+"""A volume made anew on another machine from a replica of its journal: what its store says of that.
+
+Duty: one note in the store's folder, `relocation.json`, from the beginning of the recovery until
+the first mount has taken the new tree over. While it is there and not `ready`, the store can't be
+mounted: it would start another history under the volume's name. Blocking calls; any thread.
+
+What stays for ever is `foreign_lsn` in `volume.toml`: see there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from store import durable
+from store.errors import RecoveryUnfinished, StoreError
+from store.types import Lsn
+from store.volume import Store
+
+NOTE_NAME = "relocation.json"
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Relocation(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How far the recovery of a volume is."""
+
+    stage: Literal["fetching", "restoring", "ready"]
+    source: str
+    """Where the journal comes from, for people."""
+    line: str
+    """The line of history that is gone on with."""
+    at: str = ""
+    """The moment asked for; empty for the visible head."""
+    lsn: _Count = 0
+    """The tree is as of this LSN; 0 while that is not known."""
+    ended_ns: _Count = 0
+    """When the tree was complete; inodes that changed later were changed by somebody else."""
+    missing: _Count = 0
+    """Paths that could not be made because the replica never had their content."""
+
+
+def read_relocation(store: Store) -> Relocation | None:
+    """The note; None when there is none. StoreError when it is not readable."""
+    path = _path(store)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Relocation)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise StoreError(f"{path} can't be read: {error}", _go_on(store)) from error
+
+
+def write_relocation(store: Store, note: Relocation) -> None:
+    """Put it there; atomic and durable."""
+    durable.write_file_atomically(_path(store), msgspec.json.encode(note))
+
+
+def remove_relocation(store: Store) -> None:
+    """The tree has been taken over. It does not come back: a power cut after this is an ordinary
+    one."""
+    durable.unlink(_path(store))
+
+
+def refuse_unfinished(store: Store, indexed: Lsn) -> None:
+    """RecoveryUnfinished unless the store can be gone on with; `indexed`: its journal's end."""
+    note = read_relocation(store)
+    if note is not None and note.stage != "ready":
+        raise RecoveryUnfinished(
+            f"the recovery of {store.config.directory} from {note.source} is not finished",
+            _go_on(store),
+        )
+    if indexed < store.config.foreign_lsn:
+        raise RecoveryUnfinished(
+            f"the journal ends at LSN {indexed}, but the volume was recovered up to LSN "
+            f"{store.config.foreign_lsn}",
+            _go_on(store),
+        )
+
+
+def _go_on(store: Store) -> str:
+    return (
+        "run the same `cdpfs replicate recover` again: it goes on where it was; to begin anew, "
+        f"remove {store.root} and empty the directory first"
+    )
+
+
+def _path(store: Store) -> Path:
+    return store.root / NOTE_NAME
