@@ -21,6 +21,7 @@ from typing import Any
 import pyfuse3
 import trio
 
+from fsd.arrival import Arrival
 from fsd.backing_note import BackingNote
 from fsd.control import Control
 from fsd.errors import FsdError
@@ -52,6 +53,7 @@ from store.format import FEATURE_GAPS, Kind
 from store.intake import Intake
 from store.journal import Journal
 from store.ops import Gap
+from store.relocation import read_relocation, refuse_unfinished
 from store.statepage import StatePage
 from store.types import ROOT, Lsn, TimeNs
 from store.volume import Store
@@ -169,6 +171,7 @@ async def _serve(store: Store, starter: Starter) -> None:
     check_settings(store)
     # All of this only looks: what is refused here has not been touched.
     indexed = await trio.to_thread.run_sync(indexed_lsn, store)
+    refuse_unfinished(store, indexed)
     end = await trio.to_thread.run_sync(end_of_log, store, indexed)
     page = StatePage(store.state_path)
     page.reset()
@@ -226,7 +229,11 @@ async def _begin(
     assert first is not None
     assert last is not None
     crash_ns = 0 if ended_ns else _crash_ns(session, before)
-    if last.kind == Kind.CLEAN:
+    recovered = read_relocation(session.store)
+    if recovered is not None:
+        # The tree is the recovery's, not the last session's: there is nothing to take back.
+        gap_ns = 0
+    elif last.kind == Kind.CLEAN:
         gap_ns = 0
     elif gap_ns:
         # What was changed in the gap is in the tree alone: nothing in it may be taken back. What
@@ -239,10 +246,15 @@ async def _begin(
     else:
         starter.say({"progress": {"phase": "recovery", "ops": end - before.checkpoint}})
         await trio.to_thread.run_sync(_recover, session, end, before)
-    adopter.protected_ns = first.time_ns
-    adopter.first = first.lsn
+    foreign = session.store.config.foreign_lsn
+    # On another machine nothing was there before.
+    adopter.protected_ns = 0 if foreign else first.time_ns
+    adopter.first = Lsn(max(first.lsn, foreign + 1))
     adopter.since = session.intake.append(Kind.MOUNT, 0, 0, payload)
-    if gap_ns:
+    search: ExternalChanges
+    if recovered is not None:
+        search = Arrival(session, end, recovered, starter.seen)
+    elif gap_ns:
         gap = Gap(time.time_ns(), "the daemon ended while the store could not be written", True)
         session.intake.append(Kind.GAP, 0, gap_ns, gap.encode())
         search = ExternalChanges(session, end, _doubtful_ns(gap_ns), True, starter.seen, True)

@@ -21,6 +21,8 @@ import stat
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 
+import trio
+
 from fsd.adopt import OWN_NAMES, read_xattrs
 from fsd.nodes import Node
 from fsd.session import Session
@@ -207,16 +209,20 @@ class ExternalChanges:
         if node is None:
             return
         if node.is_dir:
-            self._new_directories.append(node)
-            node.uses += 1
-            fd = session.nodes.open(node, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                inside = os.listdir(fd)
-            finally:
-                os.close(fd)
-            for below in sorted(map(os.fsencode, inside)):
-                self._arrived(node, below)
+            self._look_inside(node)
         session.nodes.drop_if_unused(node)
+
+    def _look_inside(self, directory: Node) -> None:
+        """A directory came: so did what is in it."""
+        self._new_directories.append(directory)
+        directory.uses += 1
+        fd = self._session.nodes.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            inside = os.listdir(fd)
+        finally:
+            os.close(fd)
+        for below in sorted(map(os.fsencode, inside)):
+            self._arrived(directory, below)
 
     def _kept(self, directory: Node, name: bytes, node_id: NodeId) -> Node | None:
         """A name that is there and was there; returns its node, held, if it is a directory."""
@@ -262,7 +268,7 @@ class ExternalChanges:
         content = regular and (
             status.st_size != state.size_bytes or status.st_mtime_ns != state.mtime_ns
         )
-        suspicious = bool(self._ended_ns) and status.st_ctime_ns > self._ended_ns
+        suspicious = self._is_suspicious(node, status)
         if stat.S_ISLNK(status.st_mode):
             content = status.st_size != state.size_bytes or (
                 suspicious and os.readlink(self._session.nodes.magic_path(node)) != state.target
@@ -273,6 +279,10 @@ class ExternalChanges:
             self._changed(node, state, status)
             return
         self._compare_attributes(node, state, status, suspicious)
+
+    def _is_suspicious(self, node: Node, status: os.stat_result) -> bool:
+        """May more be different than size and mtime say?"""
+        return bool(self._ended_ns) and status.st_ctime_ns > self._ended_ns
 
     def _same_content(self, node: Node, state: NodeState) -> bool:
         """Somebody changed the inode but neither size nor mtime: compare the bytes.
@@ -308,6 +318,49 @@ class ExternalChanges:
         )
         node.unseeded = session.adopter.unseeded_of(node.id)
         self.found += 1
+
+    def _begin_anew(self, node: Node, state: NodeState, status: os.stat_result) -> None:
+        """Content that was never seeded changed: what is there now counts from now on."""
+        assert node.parent is not None
+        adopter = self._session.adopter
+        with self._logging():
+            adopter.log_adoption(
+                node.id,
+                node.parent,
+                node.name,
+                status,
+                Lsn(self._session.intake.lsn + 1),
+                self._flags,
+                links=state.links,
+            )
+        node.unseeded = adopter.unseeded_of(node.id)
+        self.found += 1
+
+    async def _mend_content(
+        self, node: Node, state: NodeState, ranges: list[tuple[int, int]]
+    ) -> None:
+        """Log where a file's content, within the ranges, is not what the journal has."""
+        fd = self._session.nodes.open(node, os.O_RDONLY)
+        try:
+            size = os.fstat(fd).st_size
+            if size != state.size_bytes:
+                with self._logging():
+                    self._log(Kind.TRUNCATE, node.id, size, b"", self._flags)
+            for start, stop in ranges:
+                for at in range(start, min(stop, size), CHUNK_BYTES):
+                    await self._wait_for_room()
+                    length = min(CHUNK_BYTES, min(stop, size) - at)
+                    self._mend_piece(node.id, fd, at, length)
+                    await trio.lowlevel.checkpoint()
+        finally:
+            os.close(fd)
+
+    def _mend_piece(self, node: NodeId, fd: int, at: int, length: int) -> None:
+        """Read and logged in one section, so that no write can come between."""
+        right = os.pread(fd, length, at)
+        if right and right != self._view.read(node, at, len(right)).ljust(len(right), b"\0"):
+            with self._logging():
+                self._log(Kind.WRITE, node, at, right, self._flags)
 
     def _compare_attributes(
         self, node: Node, state: NodeState, status: os.stat_result, suspicious: bool

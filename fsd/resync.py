@@ -20,7 +20,7 @@ from fsd.external import ExternalChanges
 from fsd.nodes import Node
 from fsd.unlogged import TO_THE_END, Range, Unlogged
 from store.errors import NotSeeded
-from store.format import CHUNK_BYTES, Kind
+from store.format import Kind
 from store.journal import NodeState
 from store.ops import encode_entry
 from store.types import ROOT, Lsn, NodeId
@@ -203,15 +203,7 @@ class Resync(ExternalChanges):
         node.unseeded = adopter.unseeded_of(node.id)
         self._introduced.add(node.id)
         if node.is_dir:
-            self._new_directories.append(node)
-            node.uses += 1
-            fd = session.nodes.open(node, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                inside = os.listdir(fd)
-            finally:
-                os.close(fd)
-            for below in sorted(map(os.fsencode, inside)):
-                self._arrived(node, below)
+            self._look_inside(node)
 
     # --- nodes ------------------------------------------------------------------------------
 
@@ -239,43 +231,3 @@ class Resync(ExternalChanges):
             self._compare_attributes(node, state, status, suspicious=True)
             if ranges or node.id == ROOT or node.is_dir:
                 self._log_mtime(node)
-
-    def _begin_anew(self, node: Node, state: NodeState, status: os.stat_result) -> None:
-        """Content that was never seeded changed: what is there now counts from now on."""
-        assert node.parent is not None
-        adopter = self._session.adopter
-        with self._logging():
-            adopter.log_adoption(
-                node.id,
-                node.parent,
-                node.name,
-                status,
-                Lsn(self._session.intake.lsn + 1),
-                self._flags,
-                links=state.links,
-            )
-        node.unseeded = adopter.unseeded_of(node.id)
-        self.found += 1
-
-    async def _mend_content(self, node: Node, state: NodeState, ranges: list[Range]) -> None:
-        fd = self._session.nodes.open(node, os.O_RDONLY)
-        try:
-            size = os.fstat(fd).st_size
-            if size != state.size_bytes:
-                with self._logging():
-                    self._log(Kind.TRUNCATE, node.id, size, b"", self._flags)
-            for start, stop in ranges:
-                for at in range(start, min(stop, size), CHUNK_BYTES):
-                    await self._wait_for_room()
-                    length = min(CHUNK_BYTES, min(stop, size) - at)
-                    self._mend_piece(node.id, fd, at, length)
-                    await trio.lowlevel.checkpoint()
-        finally:
-            os.close(fd)
-
-    def _mend_piece(self, node: NodeId, fd: int, at: int, length: int) -> None:
-        """Read and logged in one section, so that no write can come between."""
-        right = os.pread(fd, length, at)
-        if right and right != self._view.read(node, at, len(right)).ljust(len(right), b"\0"):
-            with self._logging():
-                self._log(Kind.WRITE, node, at, right, self._flags)

@@ -15,7 +15,7 @@ from store.ops import RENAME_EXCHANGE, Created, Renamed
 from store.types import Lsn, NodeId
 
 _WINDOW = 4096
-_QUIET = frozenset(
+QUIET = frozenset(
     (
         Kind.MOUNT,
         Kind.ADOPT,
@@ -103,7 +103,7 @@ def undisturbed_since(snapshot: Snapshot, end: Lsn) -> int:
         for op in snapshot.ops(Lsn(start), Lsn(stop)):
             if op.kind == Kind.CLEAN:
                 found = op.offset
-            elif op.kind not in _QUIET and not op.flags & Flag.EXTERNAL:
+            elif op.kind not in QUIET and not op.flags & Flag.EXTERNAL:
                 found = -1
         if found:
             return max(found, 0)
