@@ -25,6 +25,14 @@ SOURCE = Path(__file__).resolve().parents[1]
 class Volume:
     """A protected directory below `base`. `tree` is where applications work."""
 
+    @classmethod
+    def of(cls, store: Store, log: Path) -> Volume:
+        """The volume of a store that is there already, mounted in place."""
+        found = cls.__new__(cls)
+        found.tree = found.backing = Path(store.config.directory)
+        found.store, found.log, found.process = store, log, None
+        return found
+
     def __init__(self, base: Path, *, at: bool = False, **settings: Any) -> None:
         self.tree = base / "tree"
         self.tree.mkdir(parents=True, exist_ok=True)

@@ -113,6 +113,10 @@ class LineWriter:
             new = list(missing_batches(snapshot, shipment))
         self._append(new)
 
+    def add(self, batches: Iterable[ShippedBatch]) -> None:
+        """As `take`, of batches that are at hand and follow from the newest one here."""
+        self._append(batches)
+
     # --- appending -------------------------------------------------------------------------------
 
     def _append(self, batches: Iterable[ShippedBatch]) -> None:

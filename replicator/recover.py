@@ -1,0 +1,265 @@
+"""A volume whose machine is gone is made anew from its replica: store, journal, tree.
+
+Duty: three stages, each of which can be cut anywhere and gone on with by calling `recover` again:
+
+    fetching    the journal, batch by batch, into a store with the volume's own UUID; every batch is
+                made again and compared with its digest, from the first one on
+    restoring   the tree as of the visible head (or of a moment) into an empty directory
+    ready       the next mount takes the tree over (`fsd/arrival.py`) and continues the history
+
+What the log says of itself is kept as it is: the same LSNs, the same NodeIds. Blocking; one thread.
+It knows nothing of where the journal comes from: that is a `JournalSource`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from replicator.errors import BadShipment, ReplicationError
+from replicator.vault.ingest import LineWriter
+from replicator.wire import Description
+from store.errors import NoSuchVolume, RecoveryUnfinished, VolumeExists
+from store.journal import Journal
+from store.relocation import Relocation, read_relocation, write_relocation
+from store.types import Lsn
+from store.volume import Store, VolumeConfig, new_config
+from timetravel.head import HeadTracker, head_point
+from timetravel.moment import parse_moment
+from timetravel.place import Place
+from timetravel.rebuild import KnownView, TreePlan, plan_tree
+from timetravel.resolve import ResolvedPoint, resolve
+from timetravel.standing import BarrierSettings
+from timetravel.steps import Failure, Report, carry_out
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage, how much of it is done, and how much there is (LSNs, or bytes)."""
+
+_MAY_BE_THERE = frozenset({"lost+found"})
+"""In an empty directory: what its file system made itself."""
+
+
+class Held(NamedTuple):
+    """What a replica holds of a line of a volume."""
+
+    uuid: str
+    description: Description
+    line: str
+    next_lsn: Lsn
+    digest: bytes
+    """Of the batch that ends before `next_lsn`."""
+
+
+class JournalSource(Protocol):
+    """Where a volume's journal is to be had."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    def held(self) -> Held:
+        """What there is."""
+
+    def feed(self, writer: LineWriter) -> Iterator[Lsn]:
+        """Give the writer what follows from its position; yields the LSN that comes next after
+        each piece that is on disk."""
+
+
+class NotEmpty(ReplicationError):
+    """The directory of a recovery has something in it."""
+
+    hint = "name an empty directory, or move away what is in this one"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person asked for. `at`: a moment, empty for the visible head."""
+
+    directory: str
+    store_root: Path
+    at: str = ""
+    settings: dict[str, object] | None = None
+    """Further settings of the new store's `volume.toml`."""
+
+
+class Recovered(NamedTuple):
+    """What came of it. `point` is None when the tree had been made by an earlier run."""
+
+    store: Store
+    note: Relocation
+    point: ResolvedPoint | None
+    report: Report
+    missing: list[Failure]
+    """Paths that the replica never had."""
+
+    @property
+    def ready(self) -> bool:
+        """Can it be mounted?"""
+        return self.note.stage == "ready"
+
+
+def recover(source: JournalSource, wish: Wish, progress: Progress | None = None) -> Recovered:
+    """Make the volume anew, or go on with it.
+
+    NotEmpty, VolumeExists or RecoveryUnfinished when the directory or the store is something else;
+    BadShipment when the replica is damaged; StoreFull; MomentError for `wish.at`. What could not be
+    written is in the report: then it is not `ready`, and worth another try.
+    """
+    held = source.held()
+    if held.next_lsn <= 1:
+        raise NoSuchVolume(f"{source.name} holds nothing of the volume yet", "there is no way back")
+    store = _store_for(source, held, wish)
+    lock = store.lock()
+    try:
+        return _Recovery(source, held, store, wish, progress or _silent).run()
+    finally:
+        os.close(lock)
+
+
+def _store_for(source: JournalSource, held: Held, wish: Wish) -> Store:
+    """The store of an earlier run, or a new one."""
+    try:
+        store = Store.open(wish.store_root)
+    except NoSuchVolume:
+        refuse_occupied(wish.directory)
+        return Store.create(wish.store_root, _new_config(held, wish))
+    root, config = store.root, store.config
+    if config.uuid != held.uuid:
+        raise VolumeExists(
+            f"{root} is the store of another volume ({config.name})", "name another --store"
+        )
+    note = read_relocation(store)
+    if not config.foreign_lsn or (note is None and store_has_moved_on(store)):
+        raise VolumeExists(
+            f"{root} is a store of this volume already", f"mount it: cdpfs mount {config.directory}"
+        )
+    if config.directory != wish.directory:
+        raise RecoveryUnfinished(
+            f"{root} belongs to a recovery into {config.directory}", "name that directory"
+        )
+    if note is not None and (note.line, note.at) != (held.line, wish.at):
+        asked = f"line {note.line}, " + (f"--at {note.at}" if note.at else "the newest state")
+        raise RecoveryUnfinished(f"the recovery in {root} was begun with {asked}", "ask the same")
+    return store
+
+
+def store_has_moved_on(store: Store) -> bool:
+    """Is the journal of a recovered store complete? Then a missing note means that it is in use."""
+    with Journal(store) as journal:
+        return journal.indexed_lsn >= store.config.foreign_lsn
+
+
+def refuse_occupied(directory: str) -> None:
+    """NotEmpty unless the directory is empty, or not there."""
+    try:
+        names = set(os.listdir(directory))
+    except FileNotFoundError:
+        return
+    if names - _MAY_BE_THERE:
+        raise NotEmpty(f"{directory} is not empty")
+
+
+def _new_config(held: Held, wish: Wish) -> VolumeConfig:
+    """The volume's own settings, as far as its replica knows them."""
+    known = held.description
+    return new_config(
+        wish.directory,
+        known.created_ns,
+        uuid=held.uuid,
+        name=known.name,
+        quiet_s=known.quiet_s,
+        point_limit_s=known.point_limit_s,
+        foreign_lsn=held.next_lsn - 1,
+        **(wish.settings or {}),
+    )
+
+
+class _Recovery:
+    """One run."""
+
+    def __init__(
+        self, source: JournalSource, held: Held, store: Store, wish: Wish, progress: Progress
+    ) -> None:
+        self._source = source
+        self._held = held
+        self._store = store
+        self._wish = wish
+        self._progress = progress
+        first = Relocation(stage="fetching", source=source.name, line=held.line, at=wish.at)
+        self._note = read_relocation(store) or first
+
+    def run(self) -> Recovered:
+        if self._note.stage == "fetching":
+            self._write(self._note)
+            self._fetch()
+        with Journal(self._store) as journal:
+            if self._note.stage == "ready":
+                return Recovered(self._store, self._note, None, Report(), [])
+            point = self._point(journal)
+            self._change(stage="restoring", lsn=point.lsn)
+            return self._restore(journal, point)
+
+    def _change(self, **fields: Any) -> None:
+        self._write(msgspec.structs.replace(self._note, **fields))
+
+    def _write(self, note: Relocation) -> None:
+        self._note = note
+        write_relocation(self._store, note)
+
+    # --- the journal ----------------------------------------------------------------------------
+
+    def _fetch(self) -> None:
+        writer = LineWriter.open(self._store)
+        try:
+            start = writer.position()[0]
+            for lsn in self._source.feed(writer):
+                self._progress("fetching", lsn - start, self._held.next_lsn - start)
+            position = writer.position()
+        finally:
+            writer.close()
+        if position != (self._held.next_lsn, self._held.digest):
+            raise BadShipment(
+                f"the journal that came ends at LSN {position[0] - 1}, not with the batch that "
+                f"{self._source.name} told of (LSN {self._held.next_lsn - 1})",
+                "check the replica: cdpfs verify --store; then run the recovery again",
+            )
+
+    # --- the tree -------------------------------------------------------------------------------
+
+    def _point(self, journal: Journal) -> ResolvedPoint:
+        """What the tree is to be as of; what was decided once stays."""
+        config = self._store.config
+        settings = BarrierSettings(config.point_limit_s, config.quiet_s)
+        now_ns = time.time_ns()
+        if self._note.lsn:
+            moment = parse_moment(f"@lsn:{self._note.lsn}", now_ns=now_ns, zone=None)
+            return resolve(journal, moment, now_ns=now_ns, settings=settings)
+        if self._wish.at:
+            moment = parse_moment(self._wish.at, now_ns=now_ns, zone=None)
+            return resolve(journal, moment, now_ns=now_ns, settings=settings)
+        with journal.snapshot() as snapshot:
+            head = HeadTracker(settings).advance(snapshot)
+        return head_point(journal, head, settings)
+
+    def _restore(self, journal: Journal, point: ResolvedPoint) -> Recovered:
+        os.makedirs(self._wish.directory, mode=0o700, exist_ok=True)
+        view = KnownView(journal, point.lsn)
+        with Place(os.fsencode(self._wish.directory)) as place:
+            plan: TreePlan = plan_tree(view, place)
+            report = carry_out(view, place, plan.steps, progress=self._bytes_done)
+        if report.ok:
+            self._change(stage="ready", ended_ns=time.time_ns(), missing=len(plan.missing))
+        return Recovered(self._store, self._note, point, report, plan.missing)
+
+    def _bytes_done(self, done_bytes: int, total_bytes: int, _files: int) -> None:
+        self._progress("restoring", done_bytes, total_bytes)
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """No progress is shown."""
