@@ -30,7 +30,6 @@ from timetravel.bisect import common_points, first_bad, lsns_of
 from timetravel.diff import Change, diff
 from timetravel.errors import NoSuchPath
 from timetravel.grade import Grade
-from timetravel.groups import GroupTable
 from timetravel.history import Version, history
 from timetravel.moment import AtLsn
 from timetravel.report import point_fields, point_sentence
@@ -141,7 +140,7 @@ def _moments_between(past: Past, start: Lsn, end: Lsn, grade: str | None) -> arr
     Without a grade: transactions and marks if there are any, else `sync` points, else crash ones.
     """
     with past.journal.snapshot() as snapshot:
-        table = GroupTable(snapshot, now_ns=past.now_ns, quiet_ns=past.settings.quiet_ns)
+        table = past.groups_in(snapshot)
         groups = table.concerned(concern_of(past, end), end)
         ids = {group.id for group in groups}
         before = (table.point_before(group.id, start, "sync") for group in groups)

@@ -64,7 +64,7 @@ def decide(
     with COMPANIONS when it makes a difference and nobody can be asked.
     """
     found = find_companions(
-        view, now, past.path, now_ns=past.now_ns, quiet_ns=past.settings.quiet_ns
+        view, now, past.path, now_ns=past.log_now_ns, quiet_ns=past.settings.quiet_ns
     )
     if in_place:
         deciding = [companion for companion in found if companion.differs]

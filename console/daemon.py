@@ -35,11 +35,39 @@ def start(store: Store, on_progress: Callable[[Json], None] | None = None) -> No
     The daemon gets a session of its own, so that closing the terminal does not end it, and
     writes to `fsd.log`. Raises DaemonError with its reason when it can't mount.
     """
+    reader, process = _launch(command(store), store.log_dir / "fsd.log")
+    try:
+        answer = _first_answer(reader, on_progress)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGTERM)
+        raise
+    if answer is None:
+        raise _died(store, process.wait())
+    if answer.get("ok") is not True:
+        error = answer.get("error")
+        raise error_from(error if isinstance(error, dict) else {})
+    _wait_for_socket(store, process)
+
+
+def start_detached(command: list[str], log_path: Path) -> Json | None:
+    """Start a process of ours that takes `--ready-fd`; returns what it says when it is ready.
+
+    None when it ended without a word.
+    """
+    reader, process = _launch(command, log_path)
+    answer = _first_answer(reader, None)
+    if answer is None or answer.get("ok") is not True:
+        process.wait()
+    return answer
+
+
+def _launch(command: list[str], log_path: Path) -> tuple[int, subprocess.Popen[bytes]]:
+    """Start a process with a session of its own; returns the pipe of its words, and it."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
-        with open(store.log_dir / "fsd.log", "ab") as log:
+        with open(log_path, "ab") as log:
             process = subprocess.Popen(
-                [*command(store), "--ready-fd", str(writer)],
+                [*command, "--ready-fd", str(writer)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -53,17 +81,7 @@ def start(store: Store, on_progress: Callable[[Json], None] | None = None) -> No
         raise
     finally:
         os.close(writer)
-    try:
-        answer = _first_answer(reader, on_progress)
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGTERM)
-        raise
-    if answer is None:
-        raise _died(store, process.wait())
-    if answer.get("ok") is not True:
-        error = answer.get("error")
-        raise error_from(error if isinstance(error, dict) else {})
-    _wait_for_socket(store, process)
+    return reader, process
 
 
 def was_ready(reader: int) -> bool:
@@ -130,7 +148,7 @@ def _log_tail(path: Path) -> str:
 def wait_gone(store: Store, pid: int) -> None:
     """Return when process `pid` (0: unknown) has ended and the indexer has finished its work."""
     if pid:
-        _wait_for_end(pid)
+        wait_for_end(pid)
     else:
         _wait_for_lock(store.lock_path)
     _wait_for_lock(store.indexer_lock_path)
@@ -148,7 +166,8 @@ def _wait_for_lock(path: Path) -> None:
         os.close(fd)
 
 
-def _wait_for_end(pid: int) -> None:
+def wait_for_end(pid: int) -> None:
+    """Return when process `pid` has ended."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:

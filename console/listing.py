@@ -57,7 +57,7 @@ def show_points(
         first, last = _range(past, since, until)
         least = Grade.CRASH if grade is None else Grade.of(grade)
         with past.journal.snapshot() as snapshot:
-            table = GroupTable(snapshot, now_ns=past.now_ns, quiet_ns=past.settings.quiet_ns)
+            table = past.groups_in(snapshot)
             end = snapshot.indexed_lsn if last is None else last
             found = _points_of_path(past, table, first or Lsn(1), end, least)
             if limit is None and not as_json:

@@ -18,9 +18,10 @@ from console.errors import DaemonError
 from console.output import note
 from console.volumes import Place, place_of
 from store.errors import NotSeeded
-from store.journal import Journal
+from store.journal import Journal, Snapshot
 from store.types import Lsn, NodeId, TimeNs
 from timetravel.errors import MomentError
+from timetravel.groups import GroupTable
 from timetravel.moment import AtTime, parse_moment
 from timetravel.report import caution_about, point_sentence
 from timetravel.resolve import PathSubject, ResolvedPoint, resolve
@@ -35,7 +36,9 @@ class Past:
         self.place: Place = place_of(path, store_root)
         config = self.place.store.config
         self.settings = BarrierSettings(
-            config.point_limit_s if limit_s is None else limit_s, config.quiet_s
+            config.point_limit_s if limit_s is None else limit_s,
+            config.quiet_s,
+            live=not config.replica,
         )
         self._control: Control | None = connect_if_mounted(self.place.store)
         try:
@@ -63,10 +66,22 @@ class Past:
         """The path, as what a moment is asked about."""
         return PathSubject(self.view_of, self.path)
 
+    def groups_in(self, snapshot: Snapshot) -> GroupTable:
+        """The consistency groups of the volume."""
+        return GroupTable(snapshot, now_ns=self.log_now_ns, quiet_ns=self.settings.quiet_ns)
+
+    @property
+    def log_now_ns(self) -> int:
+        """Up to when it is known what happened."""
+        with self.journal.snapshot() as snapshot:
+            return self.settings.log_clock_ns(snapshot, self.now_ns)
+
     def newest(self) -> ResolvedPoint:
-        """The live state: the newest op, whatever it is worth."""
+        """The live state: the newest op, whatever it is worth; of a replica its newest barrier."""
         moment = AtTime(TimeNs(self.now_ns))
-        return resolve(self.journal, moment, now_ns=self.now_ns, judge_exact=False)
+        return resolve(
+            self.journal, moment, now_ns=self.now_ns, settings=self.settings, judge_exact=False
+        )
 
     def point(self, moment: str, exact: bool = False, node: NodeId | None = None) -> ResolvedPoint:
         """The point that a moment means for the path; what was chosen in reading it is noted.
@@ -115,6 +130,12 @@ class Past:
 
     def demand(self, lacking: NotSeeded) -> None:
         """Have the daemon put into the journal what is not there yet; NotSeeded without one."""
+        if self._control is None and self.place.store.config.replica:
+            lacking.hint = (
+                "the initial backup had not come to it when this replica ended; it comes with "
+                "what is sent next"
+            )
+            raise lacking
         if self._control is None:
             where = self.place.store.config.mount_point
             lacking.hint = (

@@ -126,6 +126,12 @@ def _in_place(
 
 def _refuse_unmounted(past: Past) -> None:
     """What is put back in place is logged like any change, so it must go through the mount."""
+    if past.place.store.config.replica:
+        raise ConsoleError(
+            "this is a replica, so nothing can be put back in place",
+            "name another place: --to DEST",
+            code=ExitCode.USAGE,
+        )
     if not past.is_mounted:
         error = not_mounted(past.place.store)
         raise ConsoleError(

@@ -174,7 +174,7 @@ class Control:
             await self._session.wait_indexed(self._session.intake.lsn)
         else:
             raw = os.fsencode(name) if isinstance(name, str) else None
-            await self._snapshots.demand(NotSeeded(NodeId(node), raw, region))
+            await self._snapshots.present.demand(NotSeeded(NodeId(node), raw, region))
         return {"lsn": self._session.intake.lsn}
 
     async def _seed_rate(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:

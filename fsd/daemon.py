@@ -16,7 +16,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pyfuse3
 import trio
@@ -39,11 +38,13 @@ from fsd.mountpoint import (
 from fsd.opening import check_settings, end_of_log, indexed_lsn
 from fsd.operations import Operations
 from fsd.power_cut import PowerCut
+from fsd.present import LivePresent
 from fsd.readiness import install as install_readiness
 from fsd.recovery import Recovery
 from fsd.resync import CLOCK_SLACK_NS
 from fsd.session import Session, boot_of
 from fsd.snapshots import Snapshots
+from fsd.starter import Starter, describe_error, first_of, is_news
 from fsd.supervisor import Supervisor
 from fsd.touched import Before, look_back, undisturbed_since
 from fsd.unmount import unmount
@@ -74,32 +75,6 @@ ALIVE_SLACK_NS = 60_000_000_000
 """As `CRASH_SLACK_NS`, of the note on disk: it gets there with checkpoints, or when it must."""
 
 
-class Starter:
-    """Whoever waits for the mount to answer: a pipe with JSON lines."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def say(self, message: dict[str, Any]) -> None:
-        """One line; nobody listening is fine."""
-        if self._fd >= 0:
-            try:
-                os.write(self._fd, json.dumps(message).encode() + b"\n")
-            except OSError:
-                self.finish()
-
-    async def seen(self, count: int) -> None:
-        """How far the search for external changes is; others may run."""
-        self.say({"progress": {"phase": "external changes", "seen": count}})
-        await trio.lowlevel.checkpoint()
-
-    def finish(self) -> None:
-        """Nothing more will be said."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
 def main() -> None:
     """Run the daemon; exits 0 after an unmount, 1 when it could not start or had to give up."""
     parser = argparse.ArgumentParser(prog="python -m fsd", description=__doc__)
@@ -111,7 +86,7 @@ def main() -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    logging.getLogger("pyfuse3").addFilter(_is_news)
+    logging.getLogger("pyfuse3").addFilter(is_news)
     starter = Starter(options.ready_fd)
     if options.ready_fd >= 0:
         os.set_inheritable(options.ready_fd, False)
@@ -119,29 +94,10 @@ def main() -> None:
         _prepare_process()
         trio.run(_run, options.store, starter)
     except* (FsdError, StoreError, TimetravelError, OSError) as group:
-        error = _first(group)
+        error = first_of(group)
         log.error("%s; %s", error, getattr(error, "hint", ""), exc_info=error)
-        starter.say({"ok": False, "error": _describe(error)})
+        starter.say({"ok": False, "error": describe_error(error)})
         sys.exit(1)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Not that the kernel no longer waits for an answer (ENOENT): it withdraws requests at will."""
-    return "failed with No such file or directory" not in record.getMessage()
-
-
-def _first(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group
-
-
-def _describe(error: BaseException) -> dict[str, str]:
-    return {
-        "kind": getattr(error, "kind", type(error).__name__),
-        "message": str(error),
-        "hint": str(getattr(error, "hint", "")),
-    }
 
 
 def _prepare_process() -> None:
@@ -326,7 +282,7 @@ async def _mounted(
     session: Session, mount_point: str, starter: Starter, keeper: Housekeeper
 ) -> None:
     """Mount, serve until unmounted or told to stop."""
-    snapshots = Snapshots(session)
+    snapshots = Snapshots(LivePresent(session))
     options = mount_options(session.store.config.name)
     readiness = install_readiness()
     session.flusher.others_wait = readiness.pending

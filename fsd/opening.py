@@ -21,6 +21,11 @@ LOG_HINT = (
 
 def check_settings(store: Store) -> None:
     """BadSettings when the volume's settings can't work."""
+    if store.config.replica:
+        raise BadSettings(
+            f"{store.root} is a replica: what is written belongs where its log comes from",
+            "to look at it: cdpfs vault mount --root R VOLUME MNT",
+        )
     size = store.config.ring_file_bytes
     if size < MIN_RING_FILE_BYTES:
         raise BadSettings(

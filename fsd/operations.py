@@ -100,7 +100,7 @@ class Operations(pyfuse3.Operations):
             return await self._snapshots.lookup(parent_inode, name)
         parent = self._node(parent_inode)
         if name == SNAPSHOTS:
-            return self._snapshots.entrance(parent.id)
+            return await self._snapshots.entrance(parent.id)
         await self._ready(little=True)
         found = self._adopter.look(parent, name)
         return no_entry() if found is None else self._answer(*found)

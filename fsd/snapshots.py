@@ -4,9 +4,13 @@ Duty: adapt `timetravel.view.View` to FUSE. Every directory of the live tree has
 `.snapshots`; a name in it is a moment; below a moment stands the directory as it was then: the
 same node if it lived then, else whatever stood at the same path.
 
+The same machinery shows a replica, where the tree that the mount shows is a view as well
+(`living` inodes): what the past belongs to is behind `Present`, of which `fsd/present.py` and
+`fsd/replica.py` have one each.
+
 Views are synchronous and read the journal, so each question runs in a worker thread; when a view
-lacks base content, the loop seeds it and waits for the index (`_demand`). The tables here are used
-on the loop's thread only.
+lacks base content, the loop has it brought in (`Present.demand`). The tables here are used on the
+loop's thread only.
 """
 
 from __future__ import annotations
@@ -19,19 +23,17 @@ import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import pyfuse3
 import trio
 from pyfuse3 import FUSEError
 
 from fsd.past_file import PastFile
-from fsd.session import Session
-from store.errors import NotLogging
-from store.journal import NodeState, NotSeeded
-from store.types import NO_NODE, Lsn, NodeId
+from store.journal import Journal, NodeState, NotSeeded
+from store.types import NO_NODE, ROOT, Lsn, NodeId
 from timetravel.errors import NoSuchNode, TimetravelError
-from timetravel.moment import AtLsn, AtTime, BeforeLastWrite, Moment, parse_moment
+from timetravel.moment import BeforeLastWrite, Moment, parse_moment
 from timetravel.points import selection_for_listing
 from timetravel.report import point_fields, point_line
 from timetravel.resolve import DirectorySubject, ResolvedPoint, judge, resolve
@@ -54,16 +56,55 @@ MAX_VIEWS = 64
 ENTRIES_PER_REQUEST = 128
 
 
+class Ownership(NamedTuple):
+    """Who may enter `.snapshots` of a directory: those who may search the directory itself."""
+
+    mode: int
+    uid: int
+    gid: int
+
+
+class Present(Protocol):
+    """What a past belongs to: the live tree, or a replica's newest state. Loop's thread."""
+
+    journal: Journal
+    settings: BarrierSettings
+
+    async def ownership(self, directory: NodeId) -> Ownership | None:
+        """Mode and owner of a directory that is there now; None if it is gone."""
+        ...
+
+    async def path_of(self, directory: NodeId) -> bytes:
+        """Its path; b"" if it is gone."""
+        ...
+
+    async def catch_up(self, moment: Moment | None) -> None:
+        """Return when the journal can tell what a moment means, or has everything (None)."""
+        ...
+
+    async def demand(self, missing: NotSeeded) -> None:
+        """Return when the journal holds what a view lacked. NotSeeded if it can't be had."""
+        ...
+
+
 class PastInode:
     """An inode below `.snapshots`. `view` is None for the `.snapshots` directories themselves.
 
-    `number` is unique for each (view, node). `point` is set at the top of a view.
+    `number` is unique for each (view, node). `point` is set at the top of a view. `living`: it is
+    in the tree that a replica's mount shows, so `.snapshots` is found in it.
     """
 
-    __slots__ = ("directory", "key", "lookups", "node", "number", "point", "view")
+    __slots__ = ("directory", "key", "living", "lookups", "node", "number", "point", "view")
 
-    def __init__(self, number: int, key: tuple[int, int], node: NodeId, view: View | None) -> None:
+    def __init__(
+        self,
+        number: int,
+        key: tuple[int, int, bool],
+        node: NodeId,
+        view: View | None,
+    ) -> None:
         self.number = number
+        self.living = key[2]
         self.key = key
         self.node = node
         self.view = view
@@ -76,14 +117,14 @@ class PastInode:
 class Snapshots:
     """Handlers for inodes and file handles of the past."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        config = session.store.config
-        self._settings = BarrierSettings(config.point_limit_s, config.quiet_s)
+    def __init__(self, present: Present) -> None:
+        self.present = present
+        self._journal = present.journal
+        self._settings = present.settings
         self._numbers = itertools.count(FIRST_PAST_INODE)
         self._handle_numbers = itertools.count(_FIRST_PAST_HANDLE)
         self._inodes: dict[int, PastInode] = {}
-        self._by_key: dict[tuple[int, int], PastInode] = {}
+        self._by_key: dict[tuple[int, int, bool], PastInode] = {}
         self._views: OrderedDict[int, View] = OrderedDict()
         self._handles: dict[int, Any] = {}
         self.start_soon: Callable[..., object] | None = None
@@ -91,8 +132,9 @@ class Snapshots:
 
     # --- inodes -------------------------------------------------------------------------------
 
-    def _inode(self, lsn: int, node: NodeId, view: View | None) -> PastInode:
-        key = (lsn, node)
+    def inode(self, lsn: int, node: NodeId, view: View | None, living: bool = False) -> PastInode:
+        """The inode of a node in a view; its `lookups` are the caller's business."""
+        key = (lsn, node, living)
         known = self._by_key.get(key)
         if known is None:
             known = PastInode(next(self._numbers), key, node, view)
@@ -100,7 +142,8 @@ class Snapshots:
             self._inodes[known.number] = known
         return known
 
-    def _find(self, number: int) -> PastInode:
+    def find(self, number: int) -> PastInode:
+        """The inode that the kernel means."""
         found = self._inodes.get(number)
         if found is None:
             raise FUSEError(errno.ESTALE)
@@ -115,22 +158,21 @@ class Snapshots:
                 del self._inodes[number]
                 del self._by_key[found.key]
 
-    def entrance(self, directory: NodeId) -> pyfuse3.EntryAttributes:
-        """`.snapshots` of a live directory."""
-        inode = self._inode(0, directory, None)
+    async def entrance(self, directory: NodeId) -> pyfuse3.EntryAttributes:
+        """`.snapshots` of a directory that is there now."""
+        inode = self.inode(0, directory, None)
         inode.lookups += 1
-        return self._entrance_entry(inode)
+        return await self._entrance_entry(inode)
 
-    def _entrance_entry(self, inode: PastInode) -> pyfuse3.EntryAttributes:
+    async def _entrance_entry(self, inode: PastInode) -> pyfuse3.EntryAttributes:
         """As searchable as the directory that it stands in; the views have their own modes."""
-        node = self._session.nodes.by_id.get(inode.node)
-        status = self._session.nodes.stat(node) if node is not None else None
+        owned = await self.present.ownership(inode.node)
+        mode, uid, gid = owned or Ownership(0o500, os.geteuid(), os.getegid())
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = inode.number
-        mode = status.st_mode if status is not None else 0o500
         entry.st_mode = stat.S_IFDIR | (mode & 0o555)
-        entry.st_uid = status.st_uid if status is not None else os.geteuid()
-        entry.st_gid = status.st_gid if status is not None else os.getegid()
+        entry.st_uid = uid
+        entry.st_gid = gid
         entry.st_nlink = 2
         now = time.time_ns()
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = now
@@ -143,27 +185,14 @@ class Snapshots:
         return await trio.to_thread.run_sync(question, *args)
 
     def _demand_from_thread(self, missing: NotSeeded) -> None:
-        trio.from_thread.run(self.demand, missing)
-
-    async def demand(self, missing: NotSeeded) -> None:
-        """Return when the journal holds what a view lacked."""
-        session = self._session
-        try:
-            await session.seeder.demand(missing)
-        except OSError:
-            # It is gone; then it was logged before it went, and the view only looked too early.
-            await session.wait_indexed(session.intake.lsn)
-            if not session.names.holds(missing):
-                raise
-        else:
-            if not await session.wait_indexed_if_possible(session.intake.lsn):
-                raise NotLogging("the journal can't take anything up at the moment")
+        trio.from_thread.run(self.present.demand, missing)
 
     def view(self, lsn: Lsn) -> View:
         """The view of an LSN that is indexed. In a worker thread."""
-        return View(self._session.journal, lsn, self._demand_from_thread)
+        return View(self._journal, lsn, self._demand_from_thread)
 
-    async def _view(self, lsn: Lsn) -> View:
+    async def view_of(self, lsn: Lsn) -> View:
+        """The same, from memory if it was asked for just now."""
         known = self._views.get(lsn)
         if known is None:
             known = self._views[lsn] = await self._in_thread(self.view, lsn)
@@ -173,16 +202,25 @@ class Snapshots:
 
     async def lookup(self, parent_number: int, name: bytes) -> pyfuse3.EntryAttributes:
         """A name in `.snapshots` (a moment) or in a directory of a view."""
-        parent = self._find(parent_number)
+        parent = self.find(parent_number)
         if parent.view is None:
             return await self._enter(parent.node, name)
+        if parent.living and name == SNAPSHOTS:
+            return await self.entrance(parent.node)
         state = await self._in_thread(parent.view.lookup, parent.node, name)
         if state is None:
             raise FUSEError(errno.ENOENT)
-        return self._entry(parent.view, state)
+        return self._entry_in(parent, parent.view, state)
 
-    def _entry(self, view: View, state: NodeState) -> pyfuse3.EntryAttributes:
-        inode = self._inode(view.lsn, state.node, view)
+    def _entry_in(self, parent: PastInode, view: View, state: NodeState) -> pyfuse3.EntryAttributes:
+        """An entry of a directory of a view."""
+        entry = self._entry(view, state, parent.living)
+        if parent.living and parent.node == ROOT:
+            entry.entry_timeout = MOMENT_S  # soon the same name leads into a newer view
+        return entry
+
+    def _entry(self, view: View, state: NodeState, living: bool = False) -> pyfuse3.EntryAttributes:
+        inode = self.inode(view.lsn, state.node, view, living)
         inode.lookups += 1
         return past_entry(inode.number, state)
 
@@ -195,14 +233,14 @@ class Snapshots:
             if not name.startswith(b"@"):
                 raise FUSEError(errno.ENOENT) from None
             raise
-        session = self._session
-        await self._wait_for(moment)
+        await self.present.catch_up(moment)
         about = directory if isinstance(moment, BeforeLastWrite) else None
-        subject = self._subject(directory)
+        path = await self.present.path_of(directory)
+        subject = DirectorySubject(self.view, directory, path)
 
         def ask() -> ResolvedPoint:
             return resolve(
-                session.journal,
+                self._journal,
                 moment,
                 now_ns=now_ns,
                 node=about,
@@ -212,55 +250,33 @@ class Snapshots:
             )
 
         point = await self._in_thread(ask)
-        view = await self._view(point.lsn)
-        path = self._path_of(directory)
+        view = await self.view_of(point.lsn)
         state = await self._in_thread(same_directory, view, directory, path)
         entry = self._entry(view, state)
-        top = self._find(entry.st_ino)
+        top = self.find(entry.st_ino)
         top.point, top.directory = point, directory
         entry.entry_timeout = MOMENT_S
         return entry
-
-    def _path_of(self, directory: NodeId) -> bytes:
-        live = self._session.nodes.by_id.get(directory)
-        return self._session.nodes.path_of(live) if live is not None else b""
-
-    def _subject(self, directory: NodeId) -> DirectorySubject:
-        """A directory of the live tree, as what a moment is asked about."""
-        return DirectorySubject(self.view, directory, self._path_of(directory))
-
-    async def _wait_for(self, moment: Moment) -> None:
-        """Return when the journal is far enough to tell what the moment means."""
-        session = self._session
-        if isinstance(moment, AtLsn) and moment.lsn <= session.page.indexed_lsn:
-            return
-        if isinstance(moment, AtTime):
-            newest = await self._in_thread(session.journal.last)
-            # What fell quiet by then is known for sure only so much later.
-            if newest is not None and moment.time_ns < newest.time_ns - self._settings.quiet_ns:
-                return
-        # If the store is full, what it has got is better than to wait for a person to make room.
-        await session.wait_indexed_if_possible(session.intake.lsn)
 
     # --- attributes -------------------------------------------------------------------------------
 
     async def getattr(self, number: int) -> pyfuse3.EntryAttributes:
         """Attributes."""
-        inode = self._find(number)
+        inode = self.find(number)
         if inode.view is None:
-            return self._entrance_entry(inode)
+            return await self._entrance_entry(inode)
         return past_entry(number, await self._in_thread(inode.view.state, inode.node))
 
     async def readlink(self, number: int) -> bytes:
         """Target of a symlink."""
-        inode = self._find(number)
+        inode = self.find(number)
         if inode.view is None:
             raise FUSEError(errno.EINVAL)
         state: NodeState = await self._in_thread(inode.view.state, inode.node)
         return state.target
 
     async def _xattrs(self, number: int) -> dict[bytes, bytes]:
-        inode = self._find(number)
+        inode = self.find(number)
         if inode.view is None:
             return {}
         found: dict[bytes, bytes] = dict(await self._in_thread(inode.view.xattrs, inode.node))
@@ -272,15 +288,16 @@ class Snapshots:
 
     async def _judged(self, inode: PastInode) -> ResolvedPoint:
         """What a view's top is worth; for an LSN that was asked for it is found out here."""
-        point, session = inode.point, self._session
+        point = inode.point
         assert point is not None
         if point.groups:
             return point
-        subject = self._subject(inode.directory)
+        path = await self.present.path_of(inode.directory)
+        subject = DirectorySubject(self.view, inode.directory, path)
         now_ns = time.time_ns()
 
         def ask() -> ResolvedPoint:
-            return judge(session.journal, point, now_ns, subject, self._settings)
+            return judge(self._journal, point, now_ns, subject, self._settings)
 
         return await self._in_thread(ask)  # type: ignore[no-any-return]
 
@@ -299,7 +316,7 @@ class Snapshots:
 
     async def open(self, number: int, flags: int) -> pyfuse3.FileInfo:
         """Open a file of the past for reading."""
-        inode = self._find(number)
+        inode = self.find(number)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC or inode.view is None:
             raise FUSEError(errno.EROFS)
         handle = next(self._handle_numbers)
@@ -319,7 +336,7 @@ class Snapshots:
 
     async def opendir(self, number: int) -> int:
         """Open a directory of the past for listing: it is read once, and does not change."""
-        inode = self._find(number)
+        inode = self.find(number)
         handle = next(self._handle_numbers)
         if inode.view is None:
             names = await self._recovery_points() if inode.node == 1 else []
@@ -331,10 +348,9 @@ class Snapshots:
 
     async def _recovery_points(self) -> list[bytes]:
         """The moments that the mount's root lists in `.snapshots`."""
-        session = self._session
-        await session.wait_indexed_if_possible(session.intake.lsn)
+        await self.present.catch_up(None)
         found = await self._in_thread(
-            selection_for_listing, session.journal, time.time_ns(), self._settings
+            selection_for_listing, self._journal, time.time_ns(), self._settings
         )
         return [os.fsencode(point.entry_name) for point in found]
 
@@ -356,7 +372,7 @@ class Snapshots:
         states = await self._in_thread(states_of, view, [node for _, node in batch])
         for (name, _), state in zip(batch, states, strict=True):
             if state is not None:
-                entry = self._entry(view, state)
+                entry = self._entry_in(inode, view, state)
                 if not pyfuse3.readdir_reply(token, name, entry, position + 1):
                     self.forget(entry.st_ino, 1)
                     return

@@ -85,6 +85,9 @@ class VolumeConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     foreign_lsn: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
     """Up to this LSN the log was written on another machine, from whose replica the volume was
     recovered: inode numbers in it mean nothing here. 0: all of it was written here."""
+    replica: bool = False
+    """Its log is received from another site: it has no intake log, and nothing is mounted over its
+    directory, whose path is one at that site."""
     groups: Annotated[list[GroupConfig], msgspec.Meta(max_length=64)] = []
     """Files that belong together though nothing shows it."""
 

@@ -129,7 +129,7 @@ class Volume:
 
     def clear(self) -> None:
         """Take every mount over the tree away."""
-        while _is_mounted(self.tree):
+        while is_mounted(self.tree):
             subprocess.run(["fusermount3", "-uz", str(self.tree)], check=False)
 
     def close(self) -> None:
@@ -149,7 +149,8 @@ class Volume:
         return self.log.read_text() if self.log.exists() else ""
 
 
-def _is_mounted(place: Path) -> bool:
+def is_mounted(place: Path) -> bool:
+    """Whether a FUSE file system is mounted there."""
     wanted = str(place).encode()
     with open("/proc/self/mounts", "rb") as lines:
         return any(

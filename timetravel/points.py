@@ -119,7 +119,8 @@ def _listed_points(
     snapshot: Snapshot, now_ns: int, settings: BarrierSettings
 ) -> Iterator[ListedPoint]:
     """From the newest back, jumping over spans of time without ops."""
-    table = GroupTable(snapshot, now_ns=now_ns, quiet_ns=settings.quiet_ns)
+    clock_ns = settings.log_clock_ns(snapshot, now_ns)
+    table = GroupTable(snapshot, now_ns=clock_ns, quiet_ns=settings.quiet_ns)
     lsn = snapshot.lsn_at_clock(now_ns)
     days = 0
     while lsn and days < MAX_LISTED_DAYS:

@@ -7,7 +7,8 @@ history. Synchronous; any thread. The journal must hold everything up to the mom
 up first (`sync` on the control socket).
 
 A time goes to a point (`timetravel/barrier_search.py` has the rules). Every other moment, `@now`,
-and whatever ends in `!exact`, is itself; its grade says what it is worth.
+and whatever ends in `!exact`, is itself; its grade says what it is worth. Of a replica `@now` goes
+to a point too (I-5): what has arrived may end anywhere.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ from timetravel.view import View
 
 BURST_GAP_NS = 2_000_000_000
 """Writes by one actor closer together than this are one save, as a person sees it."""
+
+_REPLICA_SLACK_NS = 5_000_000_000
+"""A replica that ends less than this before the asked time is as good as up to date."""
 
 _FIRST_WINDOW, _MAX_WINDOW = 256, 1 << 20
 """Widths, in LSNs, of the steps back through a node's history."""
@@ -157,24 +161,35 @@ def resolve(
     `@before-last-write` without a node.
     """
     with journal.snapshot() as snapshot:
-        located = _locate(snapshot, moment, now_ns, node)
+        located = _locate(snapshot, moment, now_ns, node, settings.live)
         point = _point_at(snapshot, located.lsn, located, moment)
     if located.goes_to_point:
         point = _at_barrier(journal, point, located, now_ns, subject or Everything(), settings)
     elif judge_exact:
         point = judge(journal, point, now_ns, subject, settings)
-    return _with_gap(journal, point, moment)
+    return _with_notes(journal, point, moment, settings)
 
 
-def _with_gap(journal: Journal, point: ResolvedPoint, moment: Moment) -> ResolvedPoint:
-    """With what is to be said of changes that went unlogged."""
+def _with_notes(
+    journal: Journal, point: ResolvedPoint, moment: Moment, settings: BarrierSettings
+) -> ResolvedPoint:
+    """With what is to be said of changes that went unlogged, or have not arrived."""
     asked_ns = moment.time_ns if isinstance(moment, AtTime) else None
     with journal.snapshot() as snapshot:
         gap = gap_note(snapshot, point.asked_lsn or point.lsn, asked_ns)
         whole = not within_resync(snapshot, point.lsn)
-    note = "; ".join(filter(None, (point.note, gap)))
+        missing = "" if settings.live else _missing_note(snapshot, asked_ns)
+    note = "; ".join(filter(None, (point.note, gap, missing)))
     grade = point.grade if whole else Grade.CRASH
-    return replace(point, note=note, grade=grade) if gap or not whole else point
+    return replace(point, note=note, grade=grade)
+
+
+def _missing_note(snapshot: Snapshot, asked_ns: int | None) -> str:
+    """What is to be said of a replica that ends before the time that was asked for."""
+    last = snapshot.last()
+    if asked_ns is None or last is None or asked_ns <= last.time_ns + _REPLICA_SLACK_NS:
+        return ""
+    return f"what is held here ends at {format_time(last.time_ns)} (LSN {last.lsn})"
 
 
 def judge(
@@ -189,7 +204,8 @@ def judge(
     if concern is None:
         return point
     with journal.snapshot() as snapshot:
-        table = GroupTable(snapshot, now_ns=now_ns, quiet_ns=settings.quiet_ns)
+        clock_ns = settings.log_clock_ns(snapshot, now_ns)
+        table = GroupTable(snapshot, now_ns=clock_ns, quiet_ns=settings.quiet_ns)
         worth = Judge(table, concern, point.lsn, settings).at(point.lsn)
     return _with_worth(point, worth)
 
@@ -207,7 +223,8 @@ def _at_barrier(
     if concern is None:
         return point
     with journal.snapshot() as snapshot:
-        table = GroupTable(snapshot, now_ns=now_ns, quiet_ns=settings.quiet_ns)
+        clock_ns = settings.log_clock_ns(snapshot, now_ns)
+        table = GroupTable(snapshot, now_ns=clock_ns, quiet_ns=settings.quiet_ns)
         floor = floor_of(snapshot, point.lsn, settings)
         worth = Judge(table, concern, point.lsn, settings).barrier(point.lsn, floor)
         there = _point_at(snapshot, worth.lsn, located, point)
@@ -253,14 +270,17 @@ def _point_at(
     )
 
 
-def _locate(snapshot: Snapshot, moment: Moment, now_ns: int, node: NodeId | None) -> _Located:
+def _locate(
+    snapshot: Snapshot, moment: Moment, now_ns: int, node: NodeId | None, live: bool
+) -> _Located:
     first, last = snapshot.first(), snapshot.last()
     if first is None or last is None:
         raise MomentBeforeProtection(moment.display(), "the first mount")
     match moment:
         case AtTime():
             lsn, reason = _at_time(snapshot, moment, now_ns, first, last)
-            goes_to_point = moment.time_ns != now_ns
+            # What a replica holds need not end between transactions.
+            goes_to_point = moment.time_ns != now_ns or not live
         case AtLsn():
             lsn, reason = _at_lsn(moment, first, last)
             goes_to_point = False

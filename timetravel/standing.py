@@ -29,6 +29,18 @@ class BarrierSettings:
     """How far before the asked time a point may lie."""
     quiet_s: float = 2.0
     """A group without a change for so long is at rest."""
+    live: bool = True
+    """The journal is as far as the clock here. A replica's is only as far as its newest op."""
+
+    def log_clock_ns(self, snapshot: Snapshot, now_ns: int) -> int:
+        """Up to when it is known that nothing else happened; `now_ns` is the clock here.
+
+        What a replica lacks may be on its way: nobody has been quiet there since its newest op.
+        """
+        if self.live:
+            return now_ns
+        last = snapshot.last()
+        return last.time_ns if last is not None else now_ns
 
     @property
     def limit_ns(self) -> int:

@@ -270,6 +270,7 @@ class VaultRoot:
             "created_ns": known.created_ns,
             "quiet_s": known.quiet_s,
             "point_limit_s": known.point_limit_s,
+            "replica": True,
         }
         try:
             return msgspec.convert(values, VolumeConfig)
