@@ -23,6 +23,7 @@ def export(path: str, store_root: str | None, to: str, position_file: str | None
     from replicator.outgoing import Outgoing
     from replicator.parcel import Export
     from replicator.plan import Fork, Send, UpToDate
+    from replicator.sealer import sealer_of
     from replicator.sender import description_of
     from replicator.settings import load_settings
     from store.journal import Journal
@@ -30,7 +31,7 @@ def export(path: str, store_root: str | None, to: str, position_file: str | None
     store = volume_of(path, store_root)
     settings = load_settings(store.root)
     with Journal(store) as journal:
-        outgoing = Outgoing(store, journal)
+        outgoing = Outgoing(store, journal, sealer_of(settings, store.uuid))
         step = outgoing.step_from(_position(position_file))
         if isinstance(step, UpToDate):
             raise ConsoleError("there is nothing to export: the vault has everything already")

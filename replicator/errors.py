@@ -7,6 +7,7 @@ ReplicationError              `hint` says what to do next
 │   ├── UnknownVolume         the vault has no such volume, or no such line of it
 │   └── QuotaUsedUp           the site has used up the space that it may have at the vault
 ├── BadSettings               `replica.toml`, or a file that it names, is not what it should be
+│   └── BadKeyFile            a key file or a backup of one that can't be used
 ├── Gap                       a shipment starts after what the vault holds: ask for its position
 ├── Forked                    the vault's history and ours part at some LSN
 ├── NoVault                   a folder holds no vault
@@ -14,7 +15,6 @@ ReplicationError              `hint` says what to do next
 ├── BadShipment               a shipment is not what its sender made: damaged, cut or hostile
 ├── Sealed                    the volume is sealed, and this can't be done without its key
 ├── KeyMissing                the key that sealed something is not at hand
-├── BadKeyFile                a key file or a backup of one that can't be used
 ├── BadParcel                 a file of shipments is damaged, cut, or none at all
 └── BadRequest                a request that is none, or is over a limit
 """
@@ -114,7 +114,7 @@ class KeyMissing(ReplicationError):
     )
 
 
-class BadKeyFile(ReplicationError):
+class BadKeyFile(BadSettings):
     """A key file, or the backup of one, is damaged, missing, in the way, or open to others."""
 
     hint = "see `cdpfs replicate key --help`; import-backup makes a key file from its backup"

@@ -12,6 +12,8 @@ import re
 from typing import NamedTuple
 
 from replicator.plan import BatchEnd, Kept, Step, plan
+from replicator.sealer import Sealer
+from replicator.sealing import Ends, is_sealed
 from replicator.shipment import ShippedBatch, encode_shipment
 from replicator.wire import MAX_SHIPMENT_BATCHES, MAX_SHIPMENT_BYTES, Position, shipment_id
 from store import durable
@@ -71,10 +73,11 @@ def raw_bytes_of(place: BatchPlace) -> int:
 
 
 class _Table:
-    """The batches of one snapshot, as a plan asks for them."""
+    """The batches of one snapshot, as a plan asks for them, with the digests that the vault has."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, sealer: Sealer | None) -> None:
         self._snapshot = snapshot
+        self._sealer = sealer
         first = snapshot.first()
         self.first_lsn = int(first.lsn) if first is not None else 0
         self.indexed_lsn = int(snapshot.indexed_lsn)
@@ -84,32 +87,49 @@ class _Table:
         place = self._snapshot.batch_of(Lsn(lsn))
         if place is None or not place.first_lsn <= lsn <= place.last_lsn:
             return None
-        return BatchEnd(place.first_lsn, place.last_lsn, place.digest)
+        digest = self._sealer.digest(place.digest) if self._sealer is not None else place.digest
+        return BatchEnd(place.first_lsn, place.last_lsn, digest)
 
 
 class Outgoing:
-    """The shipments of one store. `kept` is the one whose bytes are on disk or in memory."""
+    """The shipments of one store. `kept` is the one whose bytes are on disk or in memory.
 
-    def __init__(self, store: Store, journal: Journal) -> None:
+    Whatever reads or builds raises BadKeyFile as well when the volume is sealed.
+    """
+
+    def __init__(self, store: Store, journal: Journal, sealer: Sealer | None = None) -> None:
         self._store = store
         self._journal = journal
+        self._sealer = sealer
         self._folder = store.root / "outgoing"
         self._current: Ready | None = self._load()
+
+    def use_sealer(self, sealer: Sealer | None) -> None:
+        """Seal by this from now on, or not at all. What was made otherwise is never sent."""
+        self._sealer = sealer
+        if self._current is not None and not self.suits(self._current):
+            self.drop()
+
+    def suits(self, ready: Ready) -> bool:
+        """Is it sealed if it has to be, and not if not?"""
+        return is_sealed(ready.data) == (self._sealer is not None)
 
     @property
     def kept(self) -> Kept | None:
         """The shipment that is being sent."""
-        return self._current.kept if self._current is not None else None
+        if self._current is None or not self.suits(self._current):
+            return None
+        return self._current.kept
 
     def next_step(self, position: Position) -> Step:
         """What to do for a vault that stands at `position`. DamagedError."""
         with self._journal.snapshot() as snapshot:
-            return plan(position, _Table(snapshot), self.kept)
+            return plan(position, _Table(snapshot, self._sealer), self.kept)
 
     def step_from(self, position: Position) -> Step:
         """As `next_step`, whatever is being sent at the moment."""
         with self._journal.snapshot() as snapshot:
-            return plan(position, _Table(snapshot), None)
+            return plan(position, _Table(snapshot, self._sealer), None)
 
     def waiting_bytes(self, first_lsn: int) -> int:
         """Metadata and payload of all batches from `first_lsn` on."""
@@ -118,7 +138,7 @@ class Outgoing:
 
     def current(self) -> Ready:
         """The shipment that `kept` names."""
-        assert self._current is not None
+        assert self._current is not None and self.suits(self._current)
         return self._current
 
     def build(self, first_lsn: int, raw_bytes: int, last_lsn: int | None = None) -> Ready:
@@ -129,6 +149,7 @@ class Outgoing:
         """
         batches: list[ShippedBatch] = []
         raw = last = 0
+        sealer = self._sealer
         with self._journal.snapshot() as snapshot:
             for place in snapshot.batches(Lsn(first_lsn)):
                 raw += raw_bytes_of(place)
@@ -141,6 +162,10 @@ class Outgoing:
         assert batches and batches[0].ops[0].lsn == first_lsn, first_lsn
         previous = self.digest_before(first_lsn)
         data = encode_shipment(self._store.uuid, previous, batches)
+        if sealer is not None:
+            digest = batches[-1].digest
+            ends = Ends(self._store.uuid, Lsn(first_lsn), Lsn(last), previous, digest)
+            data = sealer.seal(ends, data)
         return Ready(Kept(shipment_id(data), first_lsn, last, len(data)), data, raw)
 
     def build_full(self, first_lsn: int, raw_bytes: int) -> Ready | None:
@@ -171,6 +196,7 @@ class Outgoing:
 
         A full disk is no reason not to send: then it is kept in memory alone.
         """
+        assert self.suits(ready), "what has to be sealed must never go out open"
         self.drop()
         self._current = ready
         kept = ready.kept

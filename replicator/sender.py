@@ -19,6 +19,7 @@ import trio
 
 from replicator.backlog import Backlog
 from replicator.errors import (
+    BadKeyFile,
     BadRequest,
     BadSettings,
     BadShipment,
@@ -33,6 +34,7 @@ from replicator.outgoing import Outgoing, Ready
 from replicator.pace import Backoff, Bell
 from replicator.plan import Fork, Lost, Resume, Send, UpToDate
 from replicator.report import Report
+from replicator.sealer import sealer_of
 from replicator.settings import ReplicaSettings
 from replicator.wire import MAIN_LINE, Description, Hello, Position
 from store.errors import StoreError
@@ -114,6 +116,8 @@ class Sender:
     async def _try(self, settings: ReplicaSettings, until_caught_up: bool) -> float | None:
         """One connection to its end; how long to wait before the next. None: caught up."""
         try:
+            sealer = sealer_of(settings, self._store.uuid)
+            await self._in_thread(self._outgoing.use_sealer, sealer)
             link = await trio.to_thread.run_sync(self._open_link, settings)
             async with link:
                 await self._converse(link, settings, until_caught_up)
@@ -225,6 +229,8 @@ class Sender:
             await ahead.done.wait()
             if ahead.first_lsn == step.first_lsn:
                 ready = ahead.ready
+            if ready is not None and not self._outgoing.suits(ready):
+                ready = None  # the settings have changed since
         if ready is None:
             ready = await trio.to_thread.run_sync(
                 self._outgoing.build,
@@ -261,7 +267,7 @@ class Sender:
             ahead.ready = await trio.to_thread.run_sync(
                 self._outgoing.build_full, ahead.first_lsn, size, limiter=self._builder
             )
-        except StoreError as error:
+        except (StoreError, BadKeyFile) as error:
             log.info("the next shipment could not be built ahead: %s", error)
         finally:
             ahead.done.set()
