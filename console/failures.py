@@ -100,6 +100,11 @@ _BY_CLASS: dict[type[Exception], ExitCode] = {
     replicator.errors.Refused: ExitCode.PERMISSION,
     replicator.errors.BadSettings: ExitCode.USAGE,
     replicator.errors.BadShipment: ExitCode.DAMAGE,
+    replicator.errors.BadRequest: ExitCode.USAGE,
+    replicator.errors.NoVault: ExitCode.NO_VOLUME,
+    replicator.errors.UnknownVolume: ExitCode.NO_VOLUME,
+    replicator.errors.VaultExists: ExitCode.BUSY,
+    replicator.errors.QuotaUsedUp: ExitCode.SPACE,
     replicator.errors.BadParcel: ExitCode.DAMAGE,
 }
 """Of a class, or of its nearest base that stands here."""

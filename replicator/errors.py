@@ -2,8 +2,12 @@
 
 ReplicationError              `hint` says what to do next
 ├── LinkDown                  temporary: the vault can't be reached, or the connection broke
+│   └── TooSlow               the vault waited for bytes for too long
 ├── VaultBusy                 temporary: the vault can't take it now (full disk, restart)
+│   └── TooManyRequests       the site has as many requests at work as it may
 ├── Refused                   permanent until a person acts: token, site, volume, protocol
+│   ├── BadToken              the vault does not know the token
+│   ├── NotHere               there is nothing at the address that was asked for
 │   ├── UnknownVolume         the vault has no such volume, or no such line of it
 │   └── QuotaUsedUp           the site has used up the space that it may have at the vault
 ├── BadSettings               `replica.toml`, or a file that it names, is not what it should be
@@ -17,9 +21,12 @@ ReplicationError              `hint` says what to do next
 ├── KeyMissing                the key that sealed something is not at hand
 ├── BadParcel                 a file of shipments is damaged, cut, or none at all
 └── BadRequest                a request that is none, or is over a limit
+    └── TooLarge              a body, or what it would become, is over a limit
 """
 
 from __future__ import annotations
+
+from replicator.wire import Position
 
 
 class ReplicationError(Exception):
@@ -39,10 +46,20 @@ class LinkDown(ReplicationError):
     hint = "nothing to do if the line comes back; else check the vault's address and its log"
 
 
+class TooSlow(LinkDown):
+    """The vault waited for the bytes of a request for too long."""
+
+
 class VaultBusy(ReplicationError):
     """The vault answers, but can't take anything now; trying again later can help."""
 
     hint = "see to the vault: its disk may be full"
+
+
+class TooManyRequests(VaultBusy):
+    """The site has as many requests at work as it may."""
+
+    hint = "another cdpfs may use the same token; see the vault's log"
 
 
 class Refused(ReplicationError):
@@ -61,12 +78,28 @@ class Gap(ReplicationError):
     """A shipment that starts after what the vault holds."""
 
     hint = "nothing to do: the sender asks for the vault's position and goes on from there"
+    position: Position | None = None
+    """What the vault holds, where that is known."""
 
 
 class Forked(ReplicationError):
     """The vault holds another history than this volume from some LSN on."""
 
     hint = "both histories are kept; see `cdpfs vault list` at the vault"
+    position: Position | None = None
+    """What the vault holds, where that is known."""
+
+
+class BadToken(Refused):
+    """The vault does not know the token: it is none, or was revoked."""
+
+    hint = "ask for a new token: cdpfs vault rotate-site NAME, at the vault"
+
+
+class NotHere(Refused):
+    """There is nothing at the address that was asked for."""
+
+    hint = "check the address of the vault, and that both ends have the same version of cdpfs"
 
 
 class UnknownVolume(Refused):
@@ -130,3 +163,7 @@ class BadRequest(ReplicationError):
     """A request that makes no sense or exceeds a limit."""
 
     hint = "use a cdpfs of the same version at both ends"
+
+
+class TooLarge(BadRequest):
+    """A body, or what it would become, is over a limit."""

@@ -1,0 +1,106 @@
+"""`cdpfs vault …`: the commands at a vault and their options. Declarations only, as in `cli`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="vault",
+    help="The other end of replication: keeps the histories of many sites.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Root = Annotated[str, typer.Option("--root", metavar="R", help="The vault's folder.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and -.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+@app.command()
+def init(root: Root) -> None:
+    """Make a vault in a new folder."""
+    from console.vaults import init as run
+
+    run(root)
+
+
+@app.command("add-site")
+def add_site(name: Name, root: Root, as_json: JsonOption = False) -> None:
+    """Let a site keep its volumes here; prints its token, which is shown only once."""
+    from console.vaults import add
+
+    add(root, name, "site", as_json)
+
+
+@app.command("add-reader")
+def add_reader(name: Name, root: Root, as_json: JsonOption = False) -> None:
+    """Let someone read all volumes and write none; prints a token, as add-site does."""
+    from console.vaults import add
+
+    add(root, name, "reader", as_json)
+
+
+@app.command("rotate-site")
+def rotate_site(name: Name, root: Root, as_json: JsonOption = False) -> None:
+    """A new token for a site or reader; the one before stays valid until `revoke`."""
+    from console.vaults import rotate
+
+    rotate(root, name, as_json)
+
+
+@app.command()
+def revoke(
+    name: Name,
+    root: Root,
+    everything: Annotated[
+        bool, typer.Option("--all", help="The newest token as well: nobody gets in by this name.")
+    ] = False,
+) -> None:
+    """Make the tokens before the newest one of a site or reader invalid."""
+    from console.vaults import revoke as run
+
+    run(root, name, everything)
+
+
+@app.command()
+def serve(
+    root: Root,
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Port 0 takes a free one.")
+    ],
+    tls_cert: Annotated[
+        str | None, typer.Option(metavar="F", help="The vault's certificate and chain, PEM.")
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option(metavar="F", help="Its key, PEM.")] = None,
+    insecure_http: Annotated[
+        bool, typer.Option("--insecure-http", help="Without TLS: only where the network is safe.")
+    ] = False,
+) -> None:
+    """Take in what the sites send, until SIGTERM; prints the address that it listens on."""
+    from console.vaults import serve as run
+
+    run(root, listen, tls_cert, tls_key, insecure_http)
+
+
+@app.command("list")
+def show(root: Root, as_json: JsonOption = False) -> None:
+    """The volumes: whose they are, how far they have come, and how they are."""
+    from console.vaults import show as run
+
+    raise typer.Exit(run(root, as_json))
+
+
+@app.command()
+def verify(
+    root: Root,
+    volume: Annotated[
+        str | None, typer.Argument(metavar="VOLUME", help="UUID or name; all if left away.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read all that is kept and check every digest; exit code 3 if there is damage."""
+    from console.vaults import verify as run
+
+    raise typer.Exit(run(root, volume, as_json))

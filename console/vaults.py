@@ -1,0 +1,255 @@
+"""What `cdpfs vault …` does: making a vault, its sites, serving it, looking at it. Blocking."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from console.exit_codes import ExitCode
+from console.output import (
+    bytes_progress,
+    duration_text,
+    path_text,
+    print_json,
+    say,
+    size_text,
+    table,
+    time_json,
+)
+from replicator.errors import ReplicationError, UnknownVolume
+from replicator.vault import sealed_files
+from replicator.vault.root import VaultRoot, Volume
+from replicator.vault.sites import Sites
+from store.errors import DamagedError, StoreError
+from store.journal import Journal
+from store.verify import verify as verify_store
+from store.volume import Store
+from timetravel.head import HeadTracker
+from timetravel.standing import BarrierSettings
+
+OK = "ok"
+
+
+def init(root: str) -> None:
+    """Make a vault."""
+    made = VaultRoot.create(Path(root))
+    say(f"{path_text(str(made.path))} is a vault now")
+    say(f"  next: cdpfs vault add-site NAME --root {path_text(root)}")
+
+
+def add(root: str, name: str, kind: Literal["site", "reader"], as_json: bool) -> None:
+    """A new site or reader, and its token."""
+    _show_token(name, Sites(VaultRoot.open(Path(root)).sites_dir).add(name, kind), as_json)
+
+
+def rotate(root: str, name: str, as_json: bool) -> None:
+    """A further token."""
+    _show_token(name, Sites(VaultRoot.open(Path(root)).sites_dir).rotate(name), as_json)
+
+
+def _show_token(name: str, token: str, as_json: bool) -> None:
+    """The token alone goes to stdout, so that it can go straight to a file."""
+    if as_json:
+        print_json({"name": name, "token": token})
+        return
+    say(token)
+    print("this token is not shown again: keep it in a file of mode 0600", file=sys.stderr)
+
+
+def revoke(root: str, name: str, everything: bool) -> None:
+    """Make tokens invalid."""
+    count = Sites(VaultRoot.open(Path(root)).sites_dir).revoke(name, everything)
+    if not count and not everything:
+        say(f"{name} has no older token; --all revokes its newest one")
+    else:
+        say(f"{count} token{'' if count == 1 else 's'} of {name} revoked")
+
+
+def serve(
+    root: str, listen: str, tls_cert: str | None, tls_key: str | None, insecure_http: bool
+) -> None:
+    """Serve until a signal."""
+    from replicator.vault.serve import Listen, run
+    from store.indexer import keep_memory
+
+    address = Listen.parse(listen, tls_cert, tls_key, insecure_http)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s vault[%(process)d] %(levelname)s: %(message)s"
+    )
+    keep_memory()
+    run(VaultRoot.open(Path(root)), address, _say_address)
+
+
+def _say_address(url: str) -> None:
+    print(f"listening on {url}", flush=True)
+
+
+# --- looking -----------------------------------------------------------------------------------
+
+
+def show(root: str, as_json: bool) -> int:
+    """List the volumes. Exit code DAMAGE if one can't be read."""
+    vault = VaultRoot.open(Path(root))
+    rows = [row for uuid in vault.volumes() for row in volume_rows(vault, uuid)]
+    if as_json:
+        print_json({"vault": vault.id, "sites": Sites(vault.sites_dir).names(), "volumes": rows})
+    elif not rows:
+        say("no volume is kept here yet")
+        say(f"  next: cdpfs vault add-site NAME --root {path_text(root)}")
+    else:
+        _print_rows(rows)
+    return ExitCode.DAMAGE if any(row["health"] != OK for row in rows) else ExitCode.OK
+
+
+def volume_rows(vault: VaultRoot, uuid: str) -> list[dict[str, Any]]:
+    """What `vault list --json` says of a volume: an entry for each of its lines."""
+    volume = vault.volume(uuid)
+    return [_line_row(vault, volume, line) for line in vault.lines(uuid)]
+
+
+def _line_row(vault: VaultRoot, volume: Volume, line: str) -> dict[str, Any]:
+    known = volume.description
+    row: dict[str, Any] = {
+        "volume": volume.uuid,
+        "name": known.name,
+        "site": volume.site,
+        "directory": known.directory,
+        "line": line,
+        "sealed": known.sealed,
+        "next_lsn": None,
+        "visible_lsn": None,
+        "last_op": None,
+        "silent_s": None,
+        "bytes": None,
+        "health": OK,
+        "hint": "",
+    }
+    try:
+        store = vault.store(volume.uuid, line)
+        row.update(_sealed_state(store) if known.sealed else _state(store))
+    except (ReplicationError, StoreError, OSError) as error:
+        row["health"] = f"can't be read: {error}"
+        row["hint"] = getattr(error, "hint", f"cdpfs vault verify {volume.uuid} --root R")
+    return row
+
+
+def _state(store: Store) -> dict[str, Any]:
+    settings = BarrierSettings(store.config.point_limit_s, store.config.quiet_s)
+    with Journal(store) as journal, journal.snapshot() as snapshot:
+        stats, last = snapshot.stats(), snapshot.last()
+        return {
+            "next_lsn": snapshot.indexed_lsn + 1,
+            "visible_lsn": HeadTracker(settings).advance(snapshot).lsn,
+            "last_op": time_json(last.time_ns) if last is not None else None,
+            "silent_s": _silent_s(store.index_dir / "data.mdb") if last is not None else None,
+            "bytes": stats["segment_bytes"] + stats["index_bytes"],
+        }
+
+
+def _sealed_state(store: Store) -> dict[str, Any]:
+    """Of a sealed volume its vault knows only how long it is."""
+    held = sealed_files.held(store)
+    silent_s = max(0.0, time.time() - held.last_arrived_ns / 1e9) if held.shipments else None
+    return {
+        "next_lsn": held.next_lsn,
+        "visible_lsn": 0,
+        "silent_s": silent_s,
+        "bytes": held.size_bytes,
+    }
+
+
+def _silent_s(path: Path) -> float:
+    """Seconds since the last shipment: that is when the index was last committed."""
+    return max(0.0, time.time() - os.stat(path).st_mtime)
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    columns = ("NAME", "SITE", "LINE", "NEXT LSN", "VISIBLE", "SILENT", "SIZE", "HEALTH", "VOLUME")
+    cells = [
+        (
+            path_text(row["name"]) + (" (sealed)" if row["sealed"] else ""),
+            row["site"],
+            row["line"],
+            str(row["next_lsn"] or "-"),
+            str(row["visible_lsn"] or "-"),
+            duration_text(row["silent_s"]) if row["silent_s"] is not None else "-",
+            size_text(row["bytes"]) if row["bytes"] is not None else "-",
+            row["health"],
+            row["volume"],
+        )
+        for row in rows
+    ]
+    table(columns, cells, right=(3, 4, 5, 6))
+    for row in rows:
+        if row["hint"]:
+            print(f"  next: {row['hint']}", file=sys.stderr)
+
+
+# --- checking ------------------------------------------------------------------------------------
+
+
+def verify(root: str, volume: str | None, as_json: bool) -> int:
+    """Check every digest of a volume, or of all."""
+    vault = VaultRoot.open(Path(root))
+    found = [find_volume(vault, volume)] if volume else vault.volumes()
+    reports = [
+        {"volume": uuid, "line": line, **_verify_line(vault, uuid, line)}
+        for uuid in found
+        for line in vault.lines(uuid)
+    ]
+    if as_json:
+        print_json(reports)
+    else:
+        for report in reports:
+            state = "sound" if not report["findings"] else f"{len(report['findings'])} findings"
+            say(f"{report['volume']} {report['line']}: {report['ops']} ops, {state}")
+            for finding in report["findings"]:
+                say(f"  {finding['what']}")
+                say(f"    next: {finding['hint']}")
+    return ExitCode.DAMAGE if any(report["findings"] for report in reports) else ExitCode.OK
+
+
+def find_volume(vault: VaultRoot, word: str) -> str:
+    """The UUID of the volume that is meant, by UUID or by a name that one volume has."""
+    uuids = vault.volumes()
+    if word in uuids:
+        return word
+    named = [uuid for uuid in uuids if vault.volume(uuid).description.name == word]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise UnknownVolume(f"{len(named)} volumes are called {word}", "name it by its UUID")
+    raise UnknownVolume(f"the vault has no volume {word}")
+
+
+def _verify_line(vault: VaultRoot, uuid: str, line: str) -> dict[str, Any]:
+    store = vault.store(uuid, line)
+    if vault.volume(uuid).description.sealed:
+        return _verify_sealed(store)
+    with bytes_progress() as bar:
+        task = bar.add_task(f"{uuid} {line}", total=None)
+
+        def advance(done_bytes: int, total_bytes: int) -> None:
+            bar.update(task, completed=done_bytes, total=total_bytes)
+
+        report = verify_store(store, advance)
+    findings = [{"what": str(finding), "hint": finding.hint} for finding in report.findings]
+    return {"ops": report.ops, "batches": report.batches, "findings": findings}
+
+
+def _verify_sealed(store: Store) -> dict[str, Any]:
+    """All that can be told without the key."""
+    ops = shipments = 0
+    findings = []
+    try:
+        for entry in sealed_files.verify_sealed(store):
+            shipments += 1
+            ops = entry.header.last_lsn
+    except DamagedError as error:
+        hint = "copy the file back from a backup of the vault; the site may still hold its content"
+        findings.append({"what": str(error), "hint": hint})
+    return {"ops": ops, "batches": shipments, "findings": findings}

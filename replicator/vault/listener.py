@@ -1,0 +1,221 @@
+"""Connections to a vault: accepted, counted, timed, and handed to hypercorn.
+
+Duty: bounds on connections, deadlines on strangers and on slow heads, TLS, and a clear answer to
+who speaks plain HTTP where TLS is spoken. Async (trio). What a request says is none of its
+business: that is h11's (which hypercorn feeds), and then the door's.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework, ConnectionState
+
+from replicator.vault.door import guest
+from replicator.vault.limits import Limits
+from replicator.wire import Refusal
+
+log = logging.getLogger(__name__)
+
+_TLS_HANDSHAKE: Final = b"\x16"
+"""First byte of a TLS connection (RFC 8446, 5.1); no HTTP request begins with it."""
+
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+class Connection:
+    """A stream as hypercorn uses it, with deadlines; and the `Guest` that the door knows.
+
+    Unknown attributes are those of the stream: hypercorn tells TLS by them.
+    """
+
+    def __init__(self, stream: Stream, peer: str, limits: Limits, scope: trio.CancelScope) -> None:
+        self._stream = stream
+        self._limits = limits
+        self._scope = scope
+        self._asking = False
+        """A request is at work; its body has deadlines of its own."""
+        self.peer = peer
+        self.trusted = False
+        self.requests = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def trust(self) -> None:
+        """See `door.Guest`."""
+        self.trusted = True
+        self._scope.deadline = float("inf")
+
+    def begin(self) -> None:
+        """See `door.Guest`."""
+        self._asking = True
+        self.requests += 1
+        if self.trusted:
+            self._scope.deadline = float("inf")
+
+    def end(self) -> None:
+        """See `door.Guest`."""
+        self._asking = False
+
+    def certificate(self) -> bytes | None:
+        """The certificate that the other end showed, verified, in DER; None for none."""
+        if not isinstance(self._stream, trio.SSLStream):
+            return None
+        found: bytes | None = self._stream.getpeercert(binary_form=True)
+        return found
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Bytes of the stream. A head that has begun must end in time."""
+        data = bytes(await self._stream.receive_some(max_bytes))
+        if data and self.trusted and not self._asking and self._scope.deadline == float("inf"):
+            self._scope.deadline = trio.current_time() + self._limits.head_s
+        return data
+
+    async def send_all(self, data: bytes) -> None:
+        """Send to the stream; what h11 refuses by itself shows here only."""
+        if not self._asking and data.startswith(b"HTTP/1.1 4"):
+            status = data[9:12].decode("ascii", "replace")
+            log.warning("refused with %s: no request of HTTP/1.1, from %s", status, self.peer)
+        await self._stream.send_all(data)
+
+
+class Listener:
+    """Serves connections with an application until it is told to stop."""
+
+    def __init__(
+        self, app: ASGIFramework, limits: Limits, context: ssl.SSLContext | None = None
+    ) -> None:
+        self._app = ASGIWrapper(app)
+        self._limits = limits
+        self._tls = context
+        self._config = _hypercorn_config(limits)
+        self._worker = WorkerContext(None)
+        self._connections: set[Connection] = set()
+        self._count = 0
+
+    async def serve(
+        self,
+        listeners: list[trio.SocketListener],
+        stop: trio.Event,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept until `stop` is set; then what is at work has `Limits.stop_s` to end."""
+        async with trio.open_nursery() as handlers:
+            async with trio.open_nursery() as accepting:
+                await accepting.start(_serve_listeners, self._handle, listeners, handlers)
+                task_status.started()
+                await stop.wait()
+                accepting.cancel_scope.cancel()
+            await self._worker.terminated.set()
+            handlers.cancel_scope.deadline = trio.current_time() + self._limits.stop_s
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        peer = _peer_of(stream)
+        self._count += 1
+        try:
+            strangers = self._count - sum(c.trusted for c in self._connections)
+            if self._count > self._limits.connections or strangers > self._limits.strangers:
+                log.warning("refused a connection from %s: there are %d", peer, self._count - 1)
+                await stream.aclose()
+                return
+            await self._serve_in_time(stream, peer)
+        finally:
+            self._count -= 1
+
+    async def _serve_in_time(self, stream: trio.SocketStream, peer: str) -> None:
+        with trio.CancelScope() as scope:
+            scope.deadline = trio.current_time() + self._limits.stranger_s
+            secured: Stream = stream
+            if self._tls is not None:
+                if await _first_byte(stream) != _TLS_HANDSHAKE:
+                    await _refuse_plain(stream, peer)
+                    return
+                secured = trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
+            connection = Connection(secured, peer, self._limits, scope)
+            guest.set(connection)
+            self._connections.add(connection)
+            try:
+                # hypercorn needs no more of a stream than a connection has.
+                await TCPServer(
+                    self._app,
+                    self._config,
+                    self._worker,
+                    ConnectionState({}),
+                    connection,  # type: ignore[arg-type]
+                )
+            finally:
+                self._connections.discard(connection)
+        if scope.cancelled_caught:
+            log.warning("gave up the connection of %s: it took too long to ask", peer)
+
+
+async def _serve_listeners(
+    handler: Callable[[trio.SocketStream], Awaitable[None]],
+    listeners: list[trio.SocketListener],
+    nursery: trio.Nursery,
+    task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    await trio.serve_listeners(handler, listeners, handler_nursery=nursery, task_status=task_status)
+
+
+async def _first_byte(stream: trio.SocketStream) -> bytes:
+    """What comes first, left where it is."""
+    return await stream.socket.recv(1, trio.socket.MSG_PEEK)
+
+
+async def _refuse_plain(stream: trio.SocketStream, peer: str) -> None:
+    """Tell who speaks plain HTTP, in plain HTTP, that TLS is spoken here."""
+    log.warning("refused with 426: plain HTTP where TLS is demanded, from %s", peer)
+    body = msgspec.json.encode(
+        Refusal(kind="Refused", message="TLS is spoken here", hint="use an https:// address")
+    )
+    head = (
+        "HTTP/1.1 426 Upgrade Required\r\nUpgrade: TLS/1.2, HTTP/1.1\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with suppress(trio.BrokenResourceError, OSError):
+        await stream.send_all(head.encode() + body)
+        await stream.send_eof()
+    await stream.aclose()
+
+
+def _peer_of(stream: trio.SocketStream) -> str:
+    try:
+        address = stream.socket.getpeername()
+    except OSError:
+        return "-"
+    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "-"
+
+
+def _hypercorn_config(limits: Limits) -> Config:
+    config = Config()
+    config.h11_max_incomplete_size = limits.head_bytes
+    config.keep_alive_timeout = limits.idle_s
+    config.keep_alive_max_requests = 1 << 62
+    config.ssl_handshake_timeout = limits.handshake_s
+    # Headers that nobody needs would be a good part of all bytes on a slow line.
+    config.include_server_header = False
+    config.include_date_header = False
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    return config
+
+
+def tls_context(cert: str, key: str) -> ssl.SSLContext:
+    """The server's side of TLS, from PEM files. ssl.SSLError, OSError. Blocking."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(cert, key)
+    return context
