@@ -8,6 +8,9 @@ and `Authorization: Bearer TOKEN`; every refusal has a `Refusal` as its body.
     GET  /v1/volumes/UUID/position[?line=L]          Position
     PUT  /v1/volumes/UUID/shipments/ID[?line=L]      bytes of a shipment from `Content-Range` on
                                                      200, 202: Position; 409: gap or fork
+    GET  /v1/volumes/UUID/lines                      Lines
+    POST /v1/volumes/UUID/common[?line=L]  Marks     Common: how far the histories are the same
+    POST /v1/volumes/UUID/lines      NewLine         Position of the line; 503 while it is made
 
 A shipment is resumed at the byte that `Position.partial` names. `ID` is `shipment_id` of all its
 bytes, so that what arrives in pieces is checked as a whole.
@@ -35,6 +38,9 @@ MAX_SHIPMENT_BATCHES = 4096
 
 MAX_MESSAGE_BYTES = 1 << 20
 """Of a JSON body."""
+
+MAX_MARKS = 256
+"""Marks in one question for what two histories have in common."""
 
 MAIN_LINE = "main"
 """Name of a volume's first line of history; a fork gets a name of its own."""
@@ -66,6 +72,64 @@ class Position(msgspec.Struct, kw_only=True, frozen=True):
     visible_lsn: LsnNumber
     """The barrier up to which its readers see; at most `next_lsn` - 1."""
     partial: Partial | None = None
+
+
+class Mark(msgspec.Struct, kw_only=True, frozen=True):
+    """The end of a batch of a history. The digest is that of all of it up to there."""
+
+    lsn: LsnNumber
+    digest: Hex32
+
+
+class Marks(msgspec.Struct, kw_only=True, frozen=True):
+    """Which of these is in a line's history?"""
+
+    marks: Annotated[list[Mark], msgspec.Meta(max_length=MAX_MARKS)]
+
+
+class Common(msgspec.Struct, kw_only=True, frozen=True):
+    """The newest of the marks that is; 0: none."""
+
+    lsn: LsnNumber
+
+
+class Origin(msgspec.Struct, kw_only=True, frozen=True):
+    """Where a line of history parts from another one. Up to `lsn` both are the same."""
+
+    parent: LineName
+    lsn: LsnNumber
+    digest: Hex32
+    time_ns: LsnNumber
+    """Of the last op that they share; 0 when they share none."""
+    made_ns: LsnNumber
+    """When the line was made, by the vault's clock."""
+
+
+class LineInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """One line of a volume."""
+
+    line: LineName
+    next_lsn: LsnNumber
+    origin: Origin | None = None
+    """None: of the first line."""
+
+
+class Lines(msgspec.Struct, kw_only=True, frozen=True):
+    """All lines of a volume, the first one first."""
+
+    lines: list[LineInfo]
+
+
+class NewLine(msgspec.Struct, kw_only=True, frozen=True):
+    """A line that is to begin where the history of `parent` has this mark (LSN 0: at nothing).
+
+    `name` is a proposal: the vault appends a number when it is taken.
+    """
+
+    parent: LineName
+    lsn: LsnNumber
+    digest: Hex32
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,55}\Z")]
 
 
 class Hello(msgspec.Struct, kw_only=True, frozen=True):

@@ -20,6 +20,8 @@ from typing import TypeAlias
 from store.errors import StoreFault, StoreFull, TemporaryStoreError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP)
+_COPY_BYTES = 1 << 20
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -65,6 +67,10 @@ class Disk:
     def rename(self, old: Path, new: Path) -> None:
         """rename(2)."""
         os.rename(old, new)
+
+    def link(self, old: Path, new: Path) -> None:
+        """link(2)."""
+        os.link(old, new)
 
     def unlink(self, path: Path) -> None:
         """unlink(2)."""
@@ -154,6 +160,35 @@ def exchange(one: Path, other: Path) -> None:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(one), None, str(other))
     fsync_dir(one.parent)
+
+
+def share_file(old: Path, new: Path) -> None:
+    """Have a file that never changes under a further name, which is not yet durable.
+
+    As a hard link, where the file system has them; else as a copy, whose bytes are on disk.
+    """
+    try:
+        disk.link(old, new)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        copy_start(old, new, old.stat().st_size)
+
+
+def copy_start(old: Path, new: Path, size_bytes: int) -> None:
+    """Make a file of the first `size_bytes` of another, on disk but for its name. StoreFull."""
+    source = disk.open(old, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        target = create_file(new)
+        try:
+            for at in range(0, size_bytes, _COPY_BYTES):
+                piece = os.pread(source, min(_COPY_BYTES, size_bytes - at), at)
+                pwrite_all(target, piece, at)
+            fsync(target)
+        finally:
+            disk.close(target)
+    finally:
+        disk.close(source)
 
 
 def unlink(path: Path) -> None:

@@ -159,6 +159,12 @@ class FaultDisk(durable.Disk):
         moved = self._names[after] = self._names.pop(before)
         self._events.append(("names", _folder_of(after), (after, moved, before)))
 
+    def link(self, old: Any, new: Any) -> None:
+        os.link(old, new)
+        name = self._relative(new)
+        linked = self._names[name] = self._names[self._relative(old)]
+        self._events.append(("names", _folder_of(name), (name, linked, "")))
+
     def unlink(self, path: Any) -> None:
         os.unlink(path)
         name = self._relative(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 from pathlib import Path
@@ -46,6 +47,17 @@ class Workload:
     def _open(self, indexed: Lsn) -> Intake:
         end = IntakeTail(self._store).end_of_log()
         return Intake.open(self._store, end, indexed, clock_ns=lambda: next(self._now))
+
+    def on(self, store: Store, seed: int) -> Workload:
+        """The same files on a copy of the store, to be changed otherwise from here on."""
+        other = copy.copy(self)
+        other._store, other.rng = store, random.Random(seed)
+        other.page = StatePage(store.state_path)
+        other._now = copy.copy(self._now)
+        other.contents = {node: bytearray(data) for node, data in self.contents.items()}
+        other.names = dict(self.names)
+        other.intake = other._open(self.intake.lsn)
+        return other
 
     def lose_log(self) -> None:
         """The ring files go; a new log starts behind the newest op."""
