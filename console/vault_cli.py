@@ -15,6 +15,12 @@ app = typer.Typer(
 
 Root = Annotated[str, typer.Option("--root", metavar="R", help="The vault's folder.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and -.")]
+ByCertificate = Annotated[
+    bool,
+    typer.Option(
+        "--by-certificate", help="It has no token, but a certificate of the client CA with NAME."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
@@ -27,19 +33,23 @@ def init(root: Root) -> None:
 
 
 @app.command("add-site")
-def add_site(name: Name, root: Root, as_json: JsonOption = False) -> None:
+def add_site(
+    name: Name, root: Root, by_certificate: ByCertificate = False, as_json: JsonOption = False
+) -> None:
     """Let a site keep its volumes here; prints its token, which is shown only once."""
     from console.vaults import add
 
-    add(root, name, "site", as_json)
+    add(root, name, "site", by_certificate, as_json)
 
 
 @app.command("add-reader")
-def add_reader(name: Name, root: Root, as_json: JsonOption = False) -> None:
+def add_reader(
+    name: Name, root: Root, by_certificate: ByCertificate = False, as_json: JsonOption = False
+) -> None:
     """Let someone read all volumes and write none; prints a token, as add-site does."""
     from console.vaults import add
 
-    add(root, name, "reader", as_json)
+    add(root, name, "reader", by_certificate, as_json)
 
 
 @app.command("rotate-site")
@@ -65,6 +75,25 @@ def revoke(
 
 
 @app.command()
+def certificate(
+    name: Name,
+    root: Root,
+    allow: Annotated[
+        bool | None,
+        typer.Option("--allow/--deny", help="Does a certificate with NAME count as a token?"),
+    ] = None,
+    revoke: Annotated[
+        str | None,
+        typer.Option(metavar="FINGERPRINT", help="SHA-256 of one that counts no more."),
+    ] = None,
+) -> None:
+    """Whether a site or reader may come by certificate, and which ones count no more."""
+    from console.vaults import certificate as run
+
+    run(root, name, allow, revoke)
+
+
+@app.command()
 def serve(
     root: Root,
     listen: Annotated[
@@ -77,11 +106,14 @@ def serve(
     insecure_http: Annotated[
         bool, typer.Option("--insecure-http", help="Without TLS: only where the network is safe.")
     ] = False,
+    client_ca: Annotated[
+        str | None, typer.Option(metavar="F", help="Who signs the certificates of sites, PEM.")
+    ] = None,
 ) -> None:
     """Take in what the sites send, until SIGTERM; prints the address that it listens on."""
     from console.vaults import serve as run
 
-    run(root, listen, tls_cert, tls_key, insecure_http)
+    run(root, listen, tls_cert, tls_key, insecure_http, client_ca)
 
 
 @app.command("list")

@@ -41,8 +41,17 @@ def init(root: str) -> None:
     say(f"  next: cdpfs vault add-site NAME --root {path_text(root)}")
 
 
-def add(root: str, name: str, kind: Literal["site", "reader"], as_json: bool) -> None:
-    """A new site or reader, and its token."""
+def add(
+    root: str, name: str, kind: Literal["site", "reader"], by_certificate: bool, as_json: bool
+) -> None:
+    """A new site or reader, and its token unless it comes by certificate."""
+    if by_certificate:
+        Sites(VaultRoot.open(Path(root)).sites_dir).add_by_certificate(name, kind)
+        if as_json:
+            print_json({"name": name, "token": None})
+        else:
+            say(f"{name} comes by a certificate of the client CA that bears this one name")
+        return
     _show_token(name, Sites(VaultRoot.open(Path(root)).sites_dir).add(name, kind), as_json)
 
 
@@ -69,14 +78,32 @@ def revoke(root: str, name: str, everything: bool) -> None:
         say(f"{count} token{'' if count == 1 else 's'} of {name} revoked")
 
 
+def certificate(root: str, name: str, allow: bool | None, revoked: str | None) -> None:
+    """Say whether a site may come by certificate, or which ones count no more."""
+    sites = Sites(VaultRoot.open(Path(root)).sites_dir)
+    if revoked is not None:
+        sites.revoke_certificate(name, revoked)
+        say(f"the certificate {revoked} of {name} counts no more")
+    if allow is not None:
+        sites.allow_certificate(name, allow)
+    site = sites.get(name)
+    may = "may" if site.by_certificate else "may not"
+    say(f"{name} {may} come by certificate; {len(site.revoked)} revoked")
+
+
 def serve(
-    root: str, listen: str, tls_cert: str | None, tls_key: str | None, insecure_http: bool
+    root: str,
+    listen: str,
+    tls_cert: str | None,
+    tls_key: str | None,
+    insecure_http: bool,
+    client_ca: str | None,
 ) -> None:
     """Serve until a signal."""
     from replicator.vault.serve import Listen, run
     from store.indexer import keep_memory
 
-    address = Listen.parse(listen, tls_cert, tls_key, insecure_http)
+    address = Listen.parse(listen, tls_cert, tls_key, insecure_http, client_ca)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s vault[%(process)d] %(levelname)s: %(message)s"
     )

@@ -213,6 +213,18 @@ async def _read(response: httpx.Response) -> bytes:
     return raw
 
 
+_ALERTS = {
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it is not a valid one",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it has expired",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "it was revoked",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it can't be verified",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "it is not meant for clients",
+    "TLSV1_ALERT_UNKNOWN_CA": "it is not signed by the vault's client CA",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "there is none",
+}
+"""What TLS says of a client's certificate (RFC 8446, 6.2), by OpenSSL's names."""
+
+
 def _mapped(error: httpx.HTTPError) -> ReplicationError:
     """A failure of the transport; one of trust stays until a person acts."""
     cause: BaseException | None = error
@@ -221,6 +233,11 @@ def _mapped(error: httpx.HTTPError) -> ReplicationError:
             return Refused(
                 f"the vault's certificate is not trusted: {cause.verify_message}",
                 "name the vault's certificate authority: cdpfs replicate start --ca F",
+            )
+        if isinstance(cause, ssl.SSLError) and (cause.reason or "") in _ALERTS:
+            return Refused(
+                f"the vault does not take this site's certificate: {_ALERTS[cause.reason]}",
+                "renew --client-cert, or see --client-ca at the vault, and the vault's log",
             )
         if isinstance(cause, ReplicationError):
             return cause

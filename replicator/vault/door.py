@@ -27,7 +27,8 @@ from replicator.errors import (
 )
 from replicator.vault.limits import Limits
 from replicator.vault.refusals import EXPECTED, refusal_of, status_of
-from replicator.vault.sites import Site, Sites
+from replicator.vault.sites import Site, Sites, identify
+from replicator.vault.tls import certificate
 from replicator.wire import MAX_MESSAGE_BYTES, MAX_SHIPMENT_BYTES, PROTOCOL, PROTOCOL_HEADER
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,9 @@ class Door:
         if scope["path"] in self._open_paths:
             await self._app(scope, body.receive, send)
             return
-        site = await trio.to_thread.run_sync(self._sites.check, token_of(scope))
+        site = await trio.to_thread.run_sync(
+            identify, self._sites, token_of(scope), certificate.get()
+        )
         state["site"] = site
         connection = guest.get()
         if connection is not None:
@@ -230,10 +233,12 @@ def check_protocol(scope: Scope) -> None:
         )
 
 
-def token_of(scope: Scope) -> str:
-    """The token of the request; BadToken when it has none."""
+def token_of(scope: Scope) -> str | None:
+    """The token of the request, None without one; BadToken for what is none."""
     values = headers_of(scope, b"authorization")
-    scheme, _, token = (values[0] if values else b"").decode("latin1").partition(" ")
+    if not values:
+        return None
+    scheme, _, token = values[0].decode("latin1").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise BadToken("the request has no token")
     return token.strip()

@@ -21,11 +21,15 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
 
+from replicator.vault import tls
 from replicator.vault.door import guest
 from replicator.vault.limits import Limits
 from replicator.wire import Refusal
 
 log = logging.getLogger(__name__)
+
+LAST_WORD_S: Final = 2.0
+"""So long the other end may take to read why its handshake failed."""
 
 _TLS_HANDSHAKE: Final = b"\x16"
 """First byte of a TLS connection (RFC 8446, 5.1); no HTTP request begins with it."""
@@ -67,13 +71,6 @@ class Connection:
     def end(self) -> None:
         """See `door.Guest`."""
         self._asking = False
-
-    def certificate(self) -> bytes | None:
-        """The certificate that the other end showed, verified, in DER; None for none."""
-        if not isinstance(self._stream, trio.SSLStream):
-            return None
-        found: bytes | None = self._stream.getpeercert(binary_form=True)
-        return found
 
     async def receive_some(self, max_bytes: int) -> bytes:
         """Bytes of the stream. A head that has begun must end in time."""
@@ -154,6 +151,8 @@ class Listener:
                     ConnectionState({}),
                     connection,  # type: ignore[arg-type]
                 )
+                if tls.alert.get():
+                    await _say_last(stream, tls.alert.get())
             finally:
                 self._connections.discard(connection)
         if scope.cancelled_caught:
@@ -190,6 +189,20 @@ async def _refuse_plain(stream: trio.SocketStream, peer: str) -> None:
     await stream.aclose()
 
 
+async def _say_last(stream: trio.SocketStream, last: bytes) -> None:
+    """Send what ends a failed handshake, and wait a moment for it to arrive.
+
+    To close at once, with bytes unread, would be a reset, which takes it away on the way.
+    """
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+        await stream.send_all(last)
+        await stream.send_eof()
+        with trio.move_on_after(LAST_WORD_S):
+            while await stream.receive_some():
+                pass
+    await stream.aclose()
+
+
 def _peer_of(stream: trio.SocketStream) -> str:
     try:
         address = stream.socket.getpeername()
@@ -210,12 +223,3 @@ def _hypercorn_config(limits: Limits) -> Config:
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")
     return config
-
-
-def tls_context(cert: str, key: str) -> ssl.SSLContext:
-    """The server's side of TLS, from PEM files. ssl.SSLError, OSError. Blocking."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(cert, key)
-    return context

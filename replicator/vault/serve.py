@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import trio
@@ -17,8 +18,9 @@ import trio
 from replicator.errors import BadSettings
 from replicator.vault.app import Vault, build_app
 from replicator.vault.limits import Limits
-from replicator.vault.listener import Listener, tls_context
+from replicator.vault.listener import Listener
 from replicator.vault.root import VaultRoot
+from replicator.vault.tls import ServerContext, TlsFiles
 
 log = logging.getLogger(__name__)
 BACKLOG: Final = 128
@@ -32,10 +34,17 @@ class Listen(NamedTuple):
     tls_cert: str | None = None
     tls_key: str | None = None
     insecure_http: bool = False
+    client_ca: str | None = None
+    """Who signs the certificates of sites; None: sites come by token alone."""
 
     @classmethod
     def parse(
-        cls, address: str, tls_cert: str | None, tls_key: str | None, insecure_http: bool
+        cls,
+        address: str,
+        tls_cert: str | None,
+        tls_key: str | None,
+        insecure_http: bool,
+        client_ca: str | None = None,
     ) -> Listen:
         """From `HOST:PORT`, `[V6]:PORT` or `:PORT`; BadSettings for what makes no sense."""
         host, colon, port = address.rpartition(":")
@@ -50,12 +59,21 @@ class Listen(NamedTuple):
                 "the vault needs a certificate: tokens and data must not cross a network in clear",
                 "give --tls-cert F and --tls-key F, or --insecure-http where the network is safe",
             )
-        return cls(host.strip("[]"), int(port), tls_cert, tls_key, insecure_http)
+        if client_ca and not tls_cert:
+            raise BadSettings("certificates of sites need TLS", "give --tls-cert and --tls-key")
+        return cls(host.strip("[]"), int(port), tls_cert, tls_key, insecure_http, client_ca)
 
     @property
     def scheme(self) -> str:
         """`https` or `http`."""
         return "https" if self.tls_cert else "http"
+
+    def context(self) -> ServerContext | None:
+        """TLS, or None without. BadSettings when the files can't be used. Blocking."""
+        if not self.tls_cert or not self.tls_key:
+            return None
+        client_ca = Path(self.client_ca) if self.client_ca else None
+        return ServerContext(TlsFiles(Path(self.tls_cert), Path(self.tls_key), client_ca))
 
 
 def run(
@@ -64,25 +82,19 @@ def run(
     ready: Callable[[str], None],
     limits: Limits | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. `ready` is told the address, as a URL.
+    """Serve until SIGTERM or SIGINT; SIGHUP has TLS files read anew, which happens anyway when
+    they change. `ready` is told the address, as a URL.
 
     StoreBusy when another process serves the root, Refused, BadSettings, OSError.
     """
     limits = limits or Limits()
-    context = None
-    if listen.tls_cert and listen.tls_key:
-        try:
-            context = tls_context(listen.tls_cert, listen.tls_key)
-        except (OSError, ValueError) as error:
-            raise BadSettings(
-                f"the certificate can't be used: {error}", "PEM files of a chain and its key"
-            ) from error
+    context = listen.context()
     root.lock()
     try:
         sockets = open_sockets(listen)
         app = build_app(root, limits, require_tls=context is not None)
         listener = Listener(app, limits, context)  # type: ignore[arg-type]
-        trio.run(_serve, listener, app.state.vault, sockets, listen.scheme, ready)
+        trio.run(_serve, listener, app.state.vault, sockets, context, ready)
     finally:
         root.close()
 
@@ -91,16 +103,21 @@ async def _serve(
     listener: Listener,
     vault: Vault,
     sockets: list[socket.socket],
-    scheme: str,
+    context: ServerContext | None,
     ready: Callable[[str], None],
 ) -> None:
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(s)) for s in sockets]
     stop = trio.Event()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    expected = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+    with trio.open_signal_receiver(*expected) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(listener.serve, listeners, stop)
-            ready(url_of(scheme, sockets[0]))
+            ready(url_of("https" if context is not None else "http", sockets[0]))
             async for number in signals:
+                if number == signal.SIGHUP:
+                    if context is not None:
+                        context.reload()
+                    continue
                 log.info("stopping: %s", signal.Signals(number).name)
                 break
             stop.set()

@@ -1,11 +1,15 @@
-"""Who may do what at a vault: sites, readers, and their tokens.
+"""Who may do what at a vault: sites, readers, their tokens and certificates.
 
-Duty: `R/sites/NAME.toml`, making and checking tokens. Blocking; any thread. A token is shown once,
+Duty: `R/sites/NAME.toml`, making and checking tokens, and which certificates count. Blocking; any
+thread. A token is shown once,
 when it is made; only its hash is kept, which is enough to check one and useless to make one (the
 secret has 256 random bits, so that no slow hash is needed).
 
 A token is `cdpfs_NAME_SECRET`. Two of a name may be valid at once, so that a site can be given a
 new one while the old one is still in use.
+
+A certificate of the client CA stands for the site whose name it bears, if that site may come by
+certificate at all: a token's site is not taken over by whoever gets a certificate of its name.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from blake3 import blake3
 
 from replicator.errors import BadRequest, BadToken, Refused, VaultExists
 from replicator.vault.root import checked_line
+from replicator.vault.tls import Certificate
 from replicator.wire import Hex32, LineName
 from store import durable
 from store.errors import StoreError, UnsupportedFormat
@@ -32,6 +37,7 @@ from store.errors import StoreError, UnsupportedFormat
 SITES_VERSION: Final = 1
 MAX_TOKENS: Final = 2
 MAX_TOKEN_CHARS: Final = 256
+MAX_REVOKED: Final = 1000
 SECRET_BYTES: Final = 32
 
 _TOKEN = re.compile(r"cdpfs_([a-z0-9][a-z0-9-]{0,62})_([A-Za-z0-9_-]{43})")
@@ -58,6 +64,10 @@ class SiteFile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     quota_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     """What its volumes may take at the vault; 0: as much as there is."""
     tokens: Annotated[list[Token], msgspec.Meta(max_length=MAX_TOKENS)] = []
+    by_certificate: bool = False
+    """A certificate that bears its name is as good as a token."""
+    revoked: Annotated[list[Hex32], msgspec.Meta(max_length=MAX_REVOKED)] = []
+    """Fingerprints (SHA-256) of certificates that are good no more."""
 
 
 class Site(NamedTuple):
@@ -121,19 +131,66 @@ class Sites:
             raise BadToken("the token is not valid here")
         return Site(site.name, site.kind, site.quota_bytes)
 
+    def check_certificate(self, shown: Certificate) -> Site:
+        """Whose certificate it is, which the handshake has verified; BadToken."""
+        if shown.expired:
+            raise BadToken("the certificate has expired")
+        if len(shown.names) != 1:
+            raise BadToken(f"the certificate has {len(shown.names)} names, and not that of a site")
+        try:
+            site = self.get(shown.names[0])
+        except (Refused, BadRequest):
+            raise BadToken("the certificate is not that of a site of this vault") from None
+        if not site.by_certificate:
+            raise BadToken(
+                f"{site.name} does not come by certificate",
+                f"allow it at the vault: cdpfs vault certificate {site.name} --allow",
+            )
+        if shown.fingerprint in site.revoked:
+            raise BadToken("the certificate was revoked")
+        return Site(site.name, site.kind, site.quota_bytes)
+
     # --- administration --------------------------------------------------------------------------
 
     def add(self, name: str, kind: Kind) -> str:
         """A new site or reader; returns its token, which is not kept. VaultExists, BadRequest."""
-        path = self._path(name)
-        if path.exists():
+        self._check_new(name)
+        secret, token = _new_token()
+        self._write(SiteFile(name=name, kind=kind, created_ns=token.created_ns, tokens=[token]))
+        return f"cdpfs_{name}_{secret}"
+
+    def add_by_certificate(self, name: str, kind: Kind) -> None:
+        """A new site or reader that has no token. VaultExists, BadRequest."""
+        self._check_new(name)
+        created_ns = time.time_ns()
+        self._write(SiteFile(name=name, kind=kind, created_ns=created_ns, by_certificate=True))
+
+    def allow_certificate(self, name: str, allowed: bool) -> None:
+        """Whether a certificate that bears its name is as good as a token."""
+        self._write(msgspec.structs.replace(self.get(name), by_certificate=allowed))
+
+    def revoke_certificate(self, name: str, fingerprint: str) -> None:
+        """One of its certificates is good no more. BadRequest for what is no fingerprint."""
+        site = self.get(name)
+        wanted = fingerprint.replace(":", "").lower()
+        if re.fullmatch("[0-9a-f]{64}", wanted) is None:
+            raise BadRequest(
+                f"{fingerprint} is no SHA-256 fingerprint",
+                "openssl x509 -noout -fingerprint -sha256 -in CERTIFICATE shows it",
+            )
+        if len(site.revoked) >= MAX_REVOKED:
+            raise BadRequest(
+                f"{name} has {MAX_REVOKED} revoked certificates", "begin with a new client CA"
+            )
+        if wanted not in site.revoked:
+            self._write(msgspec.structs.replace(site, revoked=[*site.revoked, wanted]))
+
+    def _check_new(self, name: str) -> None:
+        if self._path(name).exists():
             raise VaultExists(
                 f"{name} is a site or reader already",
                 f"a further token for it: cdpfs vault rotate-site {name}",
             )
-        secret, token = _new_token()
-        self._write(SiteFile(name=name, kind=kind, created_ns=token.created_ns, tokens=[token]))
-        return f"cdpfs_{name}_{secret}"
 
     def rotate(self, name: str) -> str:
         """A further token; the one before stays valid, an older one does not."""
@@ -144,11 +201,15 @@ class Sites:
         return f"cdpfs_{name}_{secret}"
 
     def revoke(self, name: str, everything: bool = False) -> int:
-        """Make tokens invalid: all but the newest, or all of them; how many these were."""
+        """Make tokens invalid: all but the newest, or all of them; how many these were.
+
+        With all of them, certificates count no more either.
+        """
         site = self.get(name)
         kept = [] if everything else site.tokens[-1:]
-        if kept != site.tokens:
-            self._write(msgspec.structs.replace(site, tokens=kept))
+        by_certificate = site.by_certificate and not everything
+        if (kept, by_certificate) != (site.tokens, site.by_certificate):
+            self._write(msgspec.structs.replace(site, tokens=kept, by_certificate=by_certificate))
         return len(site.tokens) - len(kept)
 
     def _path(self, name: str) -> Path:
@@ -162,6 +223,19 @@ class Sites:
     def _write(self, site: SiteFile) -> None:
         data = tomli_w.dumps(msgspec.to_builtins(site)).encode()
         durable.write_file_atomically(self._path(site.name), data)
+
+
+def identify(sites: Sites, token: str | None, shown: Certificate | None) -> Site:
+    """Who asks, by token, by certificate, or by both, which must agree then. BadToken."""
+    by_certificate = sites.check_certificate(shown) if shown is not None else None
+    if token is None:
+        if by_certificate is None:
+            raise BadToken("the request has no token, and its connection no certificate")
+        return by_certificate
+    by_token = sites.check(token)
+    if by_certificate is not None and by_certificate.name != by_token.name:
+        raise BadToken("the token is not that of the certificate's site")
+    return by_token
 
 
 def _new_token() -> tuple[str, Token]:

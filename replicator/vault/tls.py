@@ -51,6 +51,11 @@ certificate: ContextVar[Certificate | None] = ContextVar("certificate", default=
 connection's first task, and inherited by all that it starts. None when none was shown."""
 
 
+alert: ContextVar[bytes] = ContextVar("alert", default=b"")
+"""What TLS has to say to a client whose handshake failed, as `certificate` is set. trio drops it
+with the connection; whoever accepted that sends it, so that the client learns why."""
+
+
 class TlsFiles(NamedTuple):
     """Names of PEM files. Without `client_ca` no client is asked for a certificate."""
 
@@ -98,20 +103,31 @@ class ServerContext(ssl.SSLContext):
         log.info("took up new TLS files")
         return True
 
-    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *arguments: Any, **options: Any
+    ) -> ssl.SSLObject:
         """See ssl.SSLContext; trio makes every connection with it."""
         self.reload()
-        return self._inner.wrap_bio(*arguments, **options)
+        connection = self._inner.wrap_bio(incoming, outgoing, *arguments, **options)
+        assert isinstance(connection, _Connection)
+        connection.outgoing = outgoing
+        return connection
 
 
 class _Connection(ssl.SSLObject):
     """One connection; notes the client's certificate when the handshake is over."""
 
+    outgoing: ssl.MemoryBIO
+
     def do_handshake(self) -> None:
         try:
             super().do_handshake()
-        except ssl.SSLCertVerificationError as error:
-            log.warning("a client's certificate is refused: %s", error.verify_message)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            if isinstance(error, ssl.SSLCertVerificationError):
+                log.warning("a client's certificate is refused: %s", error.verify_message)
+            alert.set(self.outgoing.read())
             raise
         shown = self.getpeercert(binary_form=True)
         certificate.set(read_certificate(shown) if shown else None)
