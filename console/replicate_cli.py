@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
+from console.key_cli import app as key_app
+
 app = typer.Typer(
     name="replicate",
     help="A copy of a volume, with all its history, at a vault elsewhere.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+app.add_typer(key_app)
 
 Directory = Annotated[str, typer.Argument(metavar="DIR", help="Any path inside the volume.")]
 StoreOption = Annotated[
@@ -43,6 +47,23 @@ def start(
     line: Annotated[
         str | None, typer.Option(metavar="L", help="The line of history at the vault to write.")
     ] = None,
+    seal: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY-FILE",
+            help="Encrypt everything with this key, which the vault does not get; see `key`.",
+        ),
+    ] = None,
+    key_backup: Annotated[
+        str | None, typer.Option(metavar="F", help="The backup of that key; it is checked.")
+    ] = None,
+    accept_key_loss: Annotated[
+        bool,
+        typer.Option(
+            "--accept-key-loss",
+            help="Instead of --key-backup: without the key nobody can read the replica.",
+        ),
+    ] = False,
     alarm_lag: Annotated[
         float | None,
         typer.Option(metavar="S", min=0, help="More lag than this is an alarm; 0: never."),
@@ -56,7 +77,19 @@ def start(
     from console.replicating import Wishes
     from console.replicating import start as run
 
-    wishes = Wishes(to, token_file, ca, client_cert, client_key, line, alarm_lag, check)
+    wishes = Wishes(
+        url=to,
+        token_file=token_file,
+        ca=ca,
+        client_cert=client_cert,
+        client_key=client_key,
+        line=line,
+        seal=seal,
+        key_backup=key_backup,
+        accept_key_loss=accept_key_loss,
+        alarm_lag_s=alarm_lag,
+        check=check,
+    )
     run(directory, store, wishes)
 
 

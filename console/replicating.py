@@ -10,6 +10,7 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from console.control import STATUS_TIMEOUT_S, connect_if_mounted
@@ -44,6 +45,9 @@ class Wishes:
     client_cert: str | None = None
     client_key: str | None = None
     line: str | None = None
+    seal: str | None = None
+    key_backup: str | None = None
+    accept_key_loss: bool = False
     alarm_lag_s: float | None = None
     check: bool = True
 
@@ -83,9 +87,28 @@ def _settings(store: Store, wishes: Wishes) -> ReplicaSettings:
         link.line = wishes.line
     settings = known or ReplicaSettings(link=link)
     settings.enabled = True
+    if wishes.seal is not None:
+        settings.seal.key_file = _key_file(settings.seal.key_file, wishes)
     if wishes.alarm_lag_s is not None:
         settings.policy.alarm_lag_s = wishes.alarm_lag_s
     return settings
+
+
+def _key_file(known: str, wishes: Wishes) -> str:
+    """The key file that is wished for, if it may be used in place of the one that is `known`."""
+    from console.keys import checked_for_sealing
+    from replicator.key_file import read_key_file
+
+    assert wishes.seal is not None
+    chosen = checked_for_sealing(wishes.seal, wishes.key_backup, wishes.accept_key_loss)
+    if known and os.path.exists(known):
+        ours, theirs = (read_key_file(Path(path)) for path in (chosen, known))
+        if not ours.holds(theirs):
+            raise WrongUse(
+                f"{chosen} does not have the keys of {known}, with which this volume is sealed",
+                "a new key for it: cdpfs replicate key rotate",
+            )
+    return chosen
 
 
 def _warn_of_plain_http(url: str) -> None:

@@ -84,19 +84,19 @@ def read_key_file(path: Path) -> KeyRing:
     return _decode(path, raw)
 
 
-def import_backup(backup: Path, path: Path) -> KeyRing:
-    """Make the key file at `path` out of a backup; BadKeyFile when the place is taken."""
-    ring = read_backup_file(backup)
+def import_backup(text: str, path: Path) -> KeyRing:
+    """Make the key file at `path` out of a backup's text; BadKeyFile when the place is taken."""
+    ring = read_backup(text)
     _save_new(path, ring)
     return ring
 
 
-def read_backup_file(backup: Path) -> KeyRing:
-    """The keys in a backup; BadKeyFile."""
+def read_backup_file(backup: Path) -> str:
+    """The text of a backup; BadKeyFile."""
     try:
         with backup.open("rb") as file:
             raw = file.read(MAX_BACKUP_CHARACTERS + 1)
-        return read_backup(raw.decode("ascii"))
+        return raw.decode("ascii")
     except OSError as error:
         raise BadKeyFile(f"the key backup {backup} can't be read: {error.strerror}") from error
     except UnicodeDecodeError:

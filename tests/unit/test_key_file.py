@@ -41,7 +41,7 @@ def test_a_key_file_is_never_written_over(tmp_path: Path) -> None:
         create_key_file(path)
     write_backup_file(create_key_file(tmp_path / "other.key"), "x", tmp_path / "backup")
     with pytest.raises(BadKeyFile, match="is there already"):
-        import_backup(tmp_path / "backup", path)
+        import_backup(read_backup_file(tmp_path / "backup"), path)
     assert read_key_file(path) == before
 
 
@@ -153,6 +153,7 @@ def test_a_backup_file_makes_a_key_file_elsewhere(tmp_path: Path) -> None:
     ring = create_key_file(tmp_path / "seal.key")
     write_backup_file(ring, "/srv/files", tmp_path / "backup")
     assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o600
-    assert read_backup_file(tmp_path / "backup") == ring
-    assert import_backup(tmp_path / "backup", tmp_path / "again.key") == ring
+    text = read_backup_file(tmp_path / "backup")
+    assert read_backup(text) == ring
+    assert import_backup(text, tmp_path / "again.key") == ring
     assert read_key_file(tmp_path / "again.key") == ring
