@@ -1,4 +1,4 @@
-"""`cdpfs replicate key`: what is made, shown and demanded, and that secrets stay out of messages."""
+"""`cdpfs replicate key`: what is made and demanded, and that secrets stay out of messages."""
 
 from __future__ import annotations
 
