@@ -55,6 +55,9 @@ class Guest(Protocol):
     def end(self) -> None:
         """The request is answered."""
 
+    def hang_up(self) -> None:
+        """End the connection now: there are bytes on it that nobody will read."""
+
 
 guest: ContextVar[Guest | None] = ContextVar("guest", default=None)
 """Of the connection that the current task serves; None when there is no listener of ours."""
@@ -92,28 +95,30 @@ class Door:
         # A websocket gets no answer, upon which the server closes it.
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = _Answer(send)
+        answer, body = _Answer(send), _Body(receive, self._limits)
         connection = guest.get()
         if connection is not None:
             connection.begin()
         error: Exception | None = None
         try:
-            await self._admit(scope, receive, answer.send)
+            await self._admit(scope, body, answer.send)
         except Disconnected as gone:
             error = gone
         except Exception as raised:  # noqa: BLE001 - the one place for all of them
             error = raised
-            await self._refuse(scope, answer, raised)
+            await self._refuse(scope, body, answer, raised)
         finally:
             if connection is not None:
                 connection.end()
         self._observe(scope, answer.status, error)
+        if not body.ended and connection is not None:
+            connection.hang_up()
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _admit(self, scope: Scope, body: _Body, send: Send) -> None:
         check_request(scope, self._require_tls)
         state = scope.setdefault("state", {})
-        body = _Body(receive, self._limits.silence_s, body_limit(scope))
         if scope["path"] in self._open_paths:
+            body.allow(body_limit(scope))
             await self._app(scope, body.receive, send)
             return
         site = await trio.to_thread.run_sync(
@@ -124,6 +129,7 @@ class Door:
         if connection is not None:
             connection.trust()
         check_protocol(scope)
+        body.allow(body_limit(scope))
         if self._at_work[site.name] >= self._limits.site_requests:
             raise TooManyRequests(f"{site.name} has {self._at_work[site.name]} requests at work")
         self._at_work[site.name] += 1
@@ -133,15 +139,15 @@ class Door:
             self._at_work[site.name] -= 1
             self._at_work += Counter()  # names without a request are dropped
 
-    async def _refuse(self, scope: Scope, answer: _Answer, error: Exception) -> None:
+    async def _refuse(self, scope: Scope, body: _Body, answer: _Answer, error: Exception) -> None:
         status, position = status_of(error), getattr(error, "position", None)
         _log_refusal(scope, status, error)
         if answer.status:
             raise error  # in the midst of an answer: all that is left is to hang up
-        body = msgspec.json.encode(refusal_of(error, position))
+        said = msgspec.json.encode(refusal_of(error, position))
         headers = [
             (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
+            (b"content-length", b"%d" % len(said)),
             # What follows on the connection may be the rest of a body that nobody wants.
             (b"connection", b"close"),
         ]
@@ -150,7 +156,9 @@ class Door:
         if status == 401:
             headers.append((b"www-authenticate", b'Bearer realm="cdpfs vault"'))
         await answer.send({"type": "http.response.start", "status": status, "headers": headers})
-        await answer.send({"type": "http.response.body", "body": body})
+        await answer.send({"type": "http.response.body", "body": said, "more_body": True})
+        await body.discard()
+        await answer.send({"type": "http.response.body", "body": b""})
 
 
 class Disconnected(Exception):
@@ -174,28 +182,41 @@ class _Answer:
 class _Body:
     """A request's body, bounded in size and in how long it may be silent."""
 
-    def __init__(self, receive: Receive, silence_s: float, limit_bytes: int) -> None:
+    def __init__(self, receive: Receive, limits: Limits) -> None:
         self._receive = receive
-        self._silence_s = silence_s
+        self._limits = limits
+        self._left = 0
+        self.ended = False
+
+    def allow(self, limit_bytes: int) -> None:
+        """So long may it be; of none, nothing will be left."""
         self._left = limit_bytes
-        self._ended = False
+        self.ended = not limit_bytes
 
     async def receive(self) -> Message:
-        """See the ASGI specification. TooSlow, TooLarge."""
-        if self._ended:
+        """See the ASGI specification. TooSlow, TooLarge, Disconnected."""
+        if self.ended:
             return await self._receive()  # the end of the connection
         try:
-            with trio.fail_after(self._silence_s):
+            with trio.fail_after(self._limits.silence_s):
                 message = await self._receive()
         except trio.TooSlowError:
-            raise TooSlow(f"no byte of the body came for {self._silence_s:g} s") from None
+            raise TooSlow(f"no byte of the body came for {self._limits.silence_s:g} s") from None
         if message["type"] == "http.disconnect":
+            self.ended = True
             raise Disconnected
         self._left -= len(message.get("body", b""))
+        self.ended = not message.get("more_body", False)
         if self._left < 0:
             raise TooLarge("the body is longer than its headers say, or than it may be")
-        self._ended = not message.get("more_body", False)
         return message
+
+    async def discard(self) -> None:
+        """Read what is still to come, for a while; see `Limits.linger_s`."""
+        with trio.move_on_after(self._limits.linger_s):
+            while not self.ended:
+                message = await self._receive()
+                self.ended = not message.get("more_body", False)
 
 
 # --- what a request's head may say ---------------------------------------------------------------

@@ -22,6 +22,9 @@ class Limits(msgspec.Struct, kw_only=True, frozen=True):
     """From the first byte of a request to the end of its head."""
     silence_s: float = 120.0
     """In the midst of a body without a byte."""
+    linger_s: float = 5.0
+    """After a refusal the rest of the body is read for so long, so that its sender sees the answer:
+    a connection that is closed with unread bytes in it takes the answer with it."""
     stop_s: float = 5.0
     """What is at work may take so long to end when the vault stops."""
     head_bytes: int = 16 << 10

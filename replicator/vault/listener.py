@@ -47,6 +47,7 @@ class Connection:
         self._stream = stream
         self._limits = limits
         self._scope = scope
+        self.hung_up = False
         self._asking = False
         """A request is at work; its body has deadlines of its own."""
         self.peer = peer
@@ -71,6 +72,11 @@ class Connection:
     def end(self) -> None:
         """See `door.Guest`."""
         self._asking = False
+
+    def hang_up(self) -> None:
+        """See `door.Guest`."""
+        self.hung_up = True
+        self._scope.cancel()
 
     async def receive_some(self, max_bytes: int) -> bytes:
         """Bytes of the stream. A head that has begun must end in time."""
@@ -155,7 +161,7 @@ class Listener:
                     await _say_last(stream, tls.alert.get())
             finally:
                 self._connections.discard(connection)
-        if scope.cancelled_caught:
+        if scope.cancelled_caught and not connection.hung_up:
             log.warning("gave up the connection of %s: it took too long to ask", peer)
 
 

@@ -5,6 +5,7 @@
     kill    kill -9 of the daemon, the indexer or both, at random moments under load
     disk    every sync of scripted workloads on a fault disk that drops, reorders and tears what
             was not synced; and trees that are ahead of the log and behind it in any mixture
+    vault   every sync of a vault that takes shipments in, on the same disk
     image   snapshots of file system images (ext4, xfs) under load
     guest   a virtual machine whose memory is lost
 
@@ -27,7 +28,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-from tests.crash import disk_cuts, guests, images, tree_cuts
+from tests.crash import disk_cuts, guests, images, tree_cuts, vault_cuts
 from tests.crash.campaign import Campaign, Failed
 
 Survived = tuple[int, str]
@@ -35,14 +36,22 @@ Survived = tuple[int, str]
 
 Say = Callable[[str], None]
 
-LONG = {"kill": 220, "disk": 900, "image": 60, "guest": 56}
-SHORT = {"kill": 20, "disk": 80, "image": 4, "guest": 2}
-OF_ONE_VOLUME = {"kill": 22, "disk": 300, "image": 6, "guest": guests.MOST_OF_ONE_START}
+LONG = {"kill": 220, "disk": 900, "vault": 600, "image": 60, "guest": 56}
+SHORT = {"kill": 20, "disk": 80, "vault": 60, "image": 4, "guest": 2}
+OF_ONE_VOLUME = {
+    "kill": 22,
+    "disk": 300,
+    "vault": 300,
+    "image": 6,
+    "guest": guests.MOST_OF_ONE_START,
+}
 TREE_SHARE = 5
 """One in so many cuts of kind `disk` is one of the backing tree."""
 
 SCRIPT_STEPS = 60
 SHORT_SCRIPT_STEPS = 25
+VAULT_ROUNDS = 12
+"""Rounds of changes in the history that a vault is sent."""
 
 
 def main() -> int:
@@ -70,7 +79,7 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/crash", description=__doc__.partition("\n")[0])
     parser.add_argument("--short", action="store_true", help=f"only {SHORT}")
-    parser.add_argument("--kinds", default="", help="of kill,disk,image,guest; default: all")
+    parser.add_argument("--kinds", default="", help="of kill,disk,vault,image,guest; default: all")
     parser.add_argument("--count", action="append", default=[], metavar="KIND=N")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32), metavar="S")
     parser.add_argument("--keep", action="store_true", help="leave a failed volume's folder")
@@ -140,6 +149,25 @@ def _disk(base: Path, seed: int, count: int, short: bool) -> Survived:
     return survived, ""
 
 
+def _vault(base: Path, seed: int, count: int, short: bool) -> Survived:
+    survived = 0
+    rounds = VAULT_ROUNDS // 2 if short else VAULT_ROUNDS
+    kinds: Counter[str] = Counter()
+    try:
+        while survived < count:
+            folder = base / f"vault{survived}"
+            folder.mkdir()
+            for name, _ in islice(
+                vault_cuts.campaign(folder, seed + survived, rounds, share=0.5), count - survived
+            ):
+                survived += 1
+                kinds[name] += 1
+    except AssertionError as error:
+        return survived, str(error)
+    _say(", ".join(f"{number} {name}" for name, number in sorted(kinds.items())))
+    return survived, ""
+
+
 def _image(base: Path, seed: int, count: int, short: bool) -> Survived:
     survived, error = images.campaign(base, seed, count, _say)
     return survived, "" if error is None else str(error)
@@ -152,6 +180,7 @@ def _guest(base: Path, seed: int, count: int, short: bool) -> Survived:
 CAMPAIGNS: dict[str, Callable[[Path, int, int, bool], Survived]] = {
     "kill": _kill,
     "disk": _disk,
+    "vault": _vault,
     "image": _image,
     "guest": _guest,
 }
