@@ -7,7 +7,6 @@ changes nothing.
 from __future__ import annotations
 
 import contextlib
-import heapq
 import pwd
 import stat
 from collections import deque
@@ -33,9 +32,9 @@ from timetravel.deleted import Deleted, before_deletion, search_deleted
 from timetravel.errors import MomentBeforeProtection, NoSuchPath
 from timetravel.gaps import gap_text
 from timetravel.grade import Grade
-from timetravel.groups import EVERYTHING, Concern, GroupTable
+from timetravel.groups import Concern, GroupTable
 from timetravel.history import Version, history
-from timetravel.points import points
+from timetravel.points import concern_of_path, points_of_path
 from timetravel.view import View
 
 SHOWN_POINTS = 50
@@ -59,7 +58,9 @@ def show_points(
         with past.journal.snapshot() as snapshot:
             table = past.groups_in(snapshot)
             end = snapshot.indexed_lsn if last is None else last
-            found = _points_of_path(past, table, first or Lsn(1), end, least)
+            found = points_of_path(
+                past.journal, table, past.view_of, past.path, first or Lsn(1), end, least
+            )
             if limit is None and not as_json:
                 limit = SHOWN_POINTS
             newest = deque(found, maxlen=limit or None)
@@ -72,33 +73,9 @@ def show_points(
             note(f"these are the newest {limit}; for more: --limit N, --since M or --json")
 
 
-def _points_of_path(
-    past: Past, table: GroupTable, first: Lsn, last: Lsn, least: Grade
-) -> Iterator[Point]:
-    """The points of the path's groups, with those of groups that fell quiet at the log's end."""
-    concern = concern_of(past, last)
-    groups = {group.id for group in table.concerned(concern, last)}
-    # Of a file, ends of batches count only where it had changed.
-    path = past.path if concern.name is not None else None
-    found = points(past.journal, path, since=first, until=last, grade=least, groups=groups)
-    quiet: list[Point] = []
-    if least <= Grade.SYNC:
-        every = (table.quiet_point(group) for group in groups)
-        quiet = [point for point in every if point is not None and first <= point.lsn <= last]
-    return heapq.merge(found, sorted(quiet), key=lambda point: point.lsn)
-
-
 def concern_of(past: Past, last: Lsn) -> Concern:
-    """What the path is about: a directory, or a file in its directory, which may be gone by now."""
-    found = past.subject.concern(last)
-    if found is not None:
-        return found
-    above, _slash, name = past.path.rpartition(b"/")
-    view = past.view_of(last)
-    state = view.find(above)
-    if state is not None and stat.S_ISDIR(state.mode):
-        return Concern(state.node, name)
-    return EVERYTHING
+    """What the path is about at an LSN."""
+    return concern_of_path(past.view_of, past.path, last)
 
 
 def _group_text(point: Point, table: GroupTable) -> str:

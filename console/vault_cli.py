@@ -136,3 +136,31 @@ def verify(
     from console.vaults import verify as run
 
     raise typer.Exit(run(root, volume, as_json))
+
+
+@app.command()
+def mount(
+    volume: Annotated[str, typer.Argument(metavar="VOLUME", help="UUID or name.")],
+    mount_point: Annotated[str, typer.Argument(metavar="MNT", help="An empty directory.")],
+    root: Root,
+    line: Annotated[
+        str | None, typer.Option(metavar="L", help="Another line of history than main.")
+    ] = None,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay attached, for supervisors.")
+    ] = False,
+) -> None:
+    """Look at a volume: its newest barrier and, below .snapshots, every moment; read-only."""
+    from console.vault_mounting import mount_replica
+
+    mount_replica(root, volume, mount_point, line, foreground)
+
+
+@app.command()
+def umount(
+    mount_point: Annotated[str, typer.Argument(metavar="MNT", help="Where it is mounted.")],
+) -> None:
+    """Take such a mount away."""
+    from console.vault_mounting import unmount_replica
+
+    unmount_replica(mount_point)

@@ -16,9 +16,9 @@ from console.errors import ConsoleError, WrongUse
 from console.exit_codes import ExitCode
 from console.output import say
 from fsd.mountpoint import FILESYSTEM_NAME, mounts
-from replicator.vault.root import VaultRoot, Volume
+from replicator.recover_disk import find_volume
+from replicator.vault.root import VaultRoot
 from replicator.wire import MAIN_LINE
-from store.errors import NoSuchVolume
 from store.volume import Store
 
 PID_XATTR = "user.cdpfs.pid"
@@ -73,27 +73,12 @@ def unmount_replica(mount_point: str) -> None:
 
 
 def replica_store(root: Path, volume: str, line: str | None) -> Store:
-    """The store of a volume that a vault keeps, named by UUID or by name. NoSuchVolume."""
+    """The store of a volume that a vault keeps, named by UUID or by name. UnknownVolume."""
     vault = VaultRoot.open(root)
-    found = find_volume(vault, volume)
-    if found.description.sealed:
+    uuid = find_volume(vault, volume)
+    if vault.volume(uuid).description.sealed:
         raise WrongUse(
             f"{volume} is sealed: this vault can't read it",
             "only its site can, with its key: cdpfs replicate recover",
         )
-    return vault.store(found.uuid, line or MAIN_LINE)
-
-
-def find_volume(vault: VaultRoot, wanted: str) -> Volume:
-    """A volume by its UUID (dashes or not), or by its name if only one has it. NoSuchVolume."""
-    every = [vault.volume(uuid) for uuid in vault.volumes()]
-    plain = wanted.replace("-", "").lower()
-    named = [volume for volume in every if volume.uuid == plain]
-    named = named or [volume for volume in every if volume.description.name == wanted]
-    if len(named) == 1:
-        return named[0]
-    where = f"cdpfs vault list --root {vault.path}"
-    if named:
-        uuids = ", ".join(volume.uuid for volume in named)
-        raise NoSuchVolume(f"{len(named)} volumes are called {wanted}: {uuids}", "name its UUID")
-    raise NoSuchVolume(f"the vault keeps no volume {wanted}", f"see what it keeps: {where}")
+    return vault.store(uuid, line or MAIN_LINE)

@@ -15,6 +15,28 @@ ROOT = Path(__file__).resolve().parents[1]
 RING = ("--ring-files", "3", "--ring-file-bytes", "8M")
 
 
+def run_cdpfs(
+    *arguments: str,
+    code: ExitCode = ExitCode.OK,
+    cwd: Path | str = "/",
+    environment: dict[str, str] | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `cdpfs`; it must end with `code`."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "console", *arguments],
+        env=environment or dict(os.environ, PYTHONPATH=str(ROOT)),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr.decode()
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    if code:
+        assert b"\n  next: " in done.stderr, done.stderr.decode()
+    return done
+
+
 class ProtectedTree:
     """A directory to be protected, and `cdpfs` to be run on it with a registry of its own."""
 
@@ -28,19 +50,7 @@ class ProtectedTree:
         self, *arguments: str, code: ExitCode = ExitCode.OK, cwd: Path | str = "/"
     ) -> subprocess.CompletedProcess[bytes]:
         """Run `cdpfs`; it must end with `code`."""
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "console", *arguments],
-            env=self.environment,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == code, done.stderr.decode()
-        assert b"Traceback" not in done.stderr, done.stderr.decode()
-        if code:
-            assert b"\n  next: " in done.stderr, done.stderr.decode()
-        return done
+        return run_cdpfs(*arguments, code=code, cwd=cwd, environment=self.environment)
 
     def json(self, *arguments: str) -> Any:
         """Run `cdpfs ... --json` and read what it prints."""

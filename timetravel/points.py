@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final, NamedTuple
 
 from store.journal import Journal, NodeState, Point, Snapshot
@@ -15,9 +15,9 @@ from store.types import Lsn, TimeNs
 from timetravel.errors import MomentError
 from timetravel.gaps import gap_points
 from timetravel.grade import Grade
-from timetravel.groups import EVERYTHING, GroupTable
+from timetravel.groups import EVERYTHING, Concern, GroupTable
 from timetravel.moment import label_for_point
-from timetravel.resolve import DEFAULT_SETTINGS
+from timetravel.resolve import DEFAULT_SETTINGS, PathSubject
 from timetravel.standing import BarrierSettings, Judge, Worth, floor_of
 from timetravel.view import View
 
@@ -75,6 +75,43 @@ def points(
             concerned = groups is None or not point.group or point.group in groups
             if concerned and Grade.of(point.grade) >= grade:
                 yield point
+
+
+def points_of_path(
+    journal: Journal,
+    table: GroupTable,
+    view_of: Callable[[Lsn], View],
+    path: bytes,
+    first: Lsn,
+    last: Lsn,
+    least: Grade,
+) -> Iterator[Point]:
+    """The points of the path's groups from LSN `first` to `last`, oldest first.
+
+    Those of groups that fell quiet at the log's end are among them. Of a file, ends of batches
+    count only where it had changed.
+    """
+    concern = concern_of_path(view_of, path, last)
+    groups = {group.id for group in table.concerned(concern, last)}
+    of_file = path if concern.name is not None else None
+    found = points(journal, of_file, since=first, until=last, grade=least, groups=groups)
+    quiet: list[Point] = []
+    if least <= Grade.SYNC:
+        every = (table.quiet_point(group) for group in groups)
+        quiet = [point for point in every if point is not None and first <= point.lsn <= last]
+    return heapq.merge(found, sorted(quiet), key=lambda point: point.lsn)
+
+
+def concern_of_path(view_of: Callable[[Lsn], View], path: bytes, last: Lsn) -> Concern:
+    """What a path is about: a directory, or a file in its directory, which may be gone."""
+    found = PathSubject(view_of, path).concern(last)
+    if found is not None:
+        return found
+    above, _slash, name = path.rpartition(b"/")
+    state = view_of(last).find(above)
+    if state is not None and stat.S_ISDIR(state.mode):
+        return Concern(state.node, name)
+    return EVERYTHING
 
 
 def _where_changed(journal: Journal, path: bytes, found: Iterator[Point]) -> Iterator[Point]:

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from replicator.errors import BadRequest, Forked, Gap, NotHere, QuotaUsedUp, Refused
+from replicator.vault import reading
 from replicator.vault.desk import Desk, Desks
 from replicator.vault.door import Disconnected, Door, Scope, peer_text, printable
 from replicator.vault.limits import Limits
@@ -194,6 +195,7 @@ def build_app(
         Route("/v1/volumes/{uuid}", vault.describe, methods=["PUT"]),
         Route("/v1/volumes/{uuid}/position", vault.position),
         Route("/v1/volumes/{uuid}/shipments/{shipment}", vault.ship, methods=["PUT"]),
+        *reading.routes(root),
     ]
     door = Middleware(
         Door, sites=vault.sites, limits=limits, observe=observe, require_tls=require_tls

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from console.exit_codes import ExitCode
+from tests.commandline import run_cdpfs
 from tests.mount.arena import open_arena
 from tests.mount.fingerprint import assert_equal, fingerprint
 from tests.mount.users import ANN, acting_as, needs_root
 from tests.replica import Replica
-from tests.volume import Volume
+from tests.volume import Volume, is_mounted
 
 ACL = struct.pack(
     "<I" + "HHI" * 5,
@@ -279,3 +281,50 @@ def _check(path: Path) -> int:
         count, last = database.execute("select count(*), max(number) from moved").fetchone()
         assert count == (0 if last is None else last + 1)
         return int(count)
+
+
+def test_the_commands_mount_a_volume_by_name_and_read_its_store(
+    volume: Volume, replica: Replica, tmp_path: Path
+) -> None:
+    fill(volume.tree)
+    volume.call("mark", name="filled")
+    (volume.tree / "d" / "f").write_bytes(b"later")
+    rest(volume, replica)
+    root, name, place = str(replica.vault), volume.store.config.name, str(replica.mount_point)
+    said = run_cdpfs("vault", "mount", "--root", root, name, place)
+    assert f"{name} is at {place}".encode() in said.stdout
+    assert_equal(fingerprint(replica.mount_point), fingerprint(volume.tree))
+    run_cdpfs("vault", "mount", "--root", root, name, place, code=ExitCode.BUSY)
+    run_cdpfs("vault", "umount", place)
+    assert not is_mounted(replica.mount_point)
+    run_cdpfs("vault", "mount", "--root", root, "nobody", place, code=ExitCode.NO_VOLUME)
+    run_cdpfs("vault", "umount", place, code=ExitCode.USAGE)
+
+
+def test_the_commands_read_a_replica_as_they_read_its_source(
+    volume: Volume, replica: Replica, tmp_path: Path
+) -> None:
+    fill(volume.tree)
+    volume.call("mark", name="filled")
+    (volume.tree / "d" / "f").write_bytes(b"later")
+    (volume.tree / "second name").unlink()
+    rest(volume, replica)
+    replica.stop_writing()
+    here, there = str(replica.store.root), str(volume.store.root)
+    for command in (
+        ("history", "d/f", "--json"),
+        ("points", ".", "--grade", "mark", "--json"),
+        ("diff", ".", "--from", "@mark:filled", "--json"),
+        ("deleted", ".", "--json"),
+        ("cat", "d/f", "--at", "@mark:filled"),
+    ):
+        found = run_cdpfs(*command, "--store", here, cwd=volume.tree).stdout
+        assert found == run_cdpfs(*command, "--store", there, cwd=volume.tree).stdout, command
+    back, at = tmp_path / "back", ("--at", "@mark:filled", "--store", here)
+    run_cdpfs("restore", ".", *at, "--to", str(back), cwd=volume.tree)
+    then = fingerprint(volume.tree / ".snapshots" / "@mark:filled")
+    assert_equal(fingerprint(back), then)
+    run_cdpfs("restore", ".", *at, cwd=volume.tree, code=ExitCode.USAGE)
+    volume.unmount()
+    refused = run_cdpfs("mount", "--store", here, code=ExitCode.USAGE)
+    assert b"is a replica" in refused.stderr

@@ -11,6 +11,8 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
+import xxhash
+
 from store.batch import encode_batch
 from store.format import FRAME_BYTES, Kind
 from store.index import BatchPlace, IndexWriter
@@ -95,7 +97,7 @@ class RecordedTree:
             NodeId(node),
             offset,
             self._actor,
-            0,
+            xxhash.xxh3_64_intdigest(payload),
             payload,
         )
         self._ops.append(op)
