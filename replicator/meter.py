@@ -1,0 +1,80 @@
+"""What lets bytes out: a bucket that tasks wait for. Async (trio); the loop's thread.
+
+Duty: waiting, and counting what went. It knows nothing of connections (`metered`) nor of where the
+rate comes from (`throttle`).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import trio
+
+from replicator.bucket import UNLIMITED, Bucket
+
+
+class Meter(Protocol):
+    """Lets bytes out, and counts them. Sizes are those on the wire, every header included."""
+
+    @property
+    def piece_bytes(self) -> int:
+        """How many bytes should be asked for at once."""
+
+    @property
+    def rate_bps(self) -> float:
+        """The rate at present, in bits per second; `inf` for none."""
+
+    async def acquire(self, wire_bytes: int) -> None:
+        """Wait until so many bytes may go, and count them as gone."""
+
+    def charge(self, wire_bytes: int) -> None:
+        """So many more bytes went than was asked for; negative: fewer."""
+
+    def received(self, wire_bytes: int) -> None:
+        """So many bytes came in; they are counted only."""
+
+
+class BucketMeter:
+    """A meter whose rate can be changed at any time; whoever waits notices at once."""
+
+    def __init__(self, rate_bps: float = UNLIMITED) -> None:
+        self._bucket = Bucket(rate_bps, trio.current_time())
+        self._changed = trio.Event()
+        self._turn = trio.Lock()
+        self.sent_bytes = 0
+        """On the wire, since the beginning."""
+        self.received_bytes = 0
+
+    @property
+    def piece_bytes(self) -> int:
+        """How many bytes should be asked for at once."""
+        return self._bucket.piece_bytes
+
+    @property
+    def rate_bps(self) -> float:
+        """The rate at present, in bits per second; `inf` for none."""
+        return self._bucket.rate_bps
+
+    def set_rate(self, rate_bps: float) -> None:
+        """From now on this rate: UNLIMITED, or 0 for nothing at all."""
+        if rate_bps != self._bucket.rate_bps:
+            self._bucket.set_rate(trio.current_time(), rate_bps)
+            self._changed.set()
+            self._changed = trio.Event()
+
+    async def acquire(self, wire_bytes: int) -> None:
+        """Wait until so many bytes may go, and count them as gone. First come, first served."""
+        async with self._turn:
+            while (wait_s := self._bucket.wait_s(trio.current_time())) > 0:
+                with trio.move_on_after(wait_s):
+                    await self._changed.wait()
+            self.charge(wire_bytes)
+
+    def charge(self, wire_bytes: int) -> None:
+        """So many more bytes went than was asked for; negative: fewer."""
+        self._bucket.take(trio.current_time(), wire_bytes)
+        self.sent_bytes += wire_bytes
+
+    def received(self, wire_bytes: int) -> None:
+        """So many bytes came in; they are counted only."""
+        self.received_bytes += wire_bytes
