@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from replicator.errors import BadRequest, Forked, Gap, NotHere, QuotaUsedUp, Refused
-from replicator.vault import reading
+from replicator.vault import parting, reading
 from replicator.vault.desk import Desk, Desks
 from replicator.vault.door import Disconnected, Door, Scope, peer_text, printable
 from replicator.vault.limits import Limits
@@ -87,13 +87,13 @@ class Vault:
     async def position(self, request: Request) -> Response:
         """What is held of a line."""
         uuid = checked_uuid(request.path_params["uuid"])
-        await self._own_volume(request, uuid)
+        await self.own_volume(request, uuid)
         return _message(await (await self._desk(request, uuid)).position())
 
     async def ship(self, request: Request) -> Response:
         """Bytes of a shipment."""
         uuid = checked_uuid(request.path_params["uuid"])
-        await self._own_volume(request, uuid, write=True)
+        await self.own_volume(request, uuid, write=True)
         span = content_range(request)
         desk = await self._desk(request, uuid)
         await self._check_quota(site_of(request), span)
@@ -112,7 +112,7 @@ class Vault:
         await trio.to_thread.run_sync(self.root.store, uuid, line)
         return self.desks.desk(uuid, line)
 
-    async def _own_volume(self, request: Request, uuid: str, write: bool = False) -> Volume:
+    async def own_volume(self, request: Request, uuid: str, write: bool = False) -> Volume:
         """The volume, if the site may do this with it; UnknownVolume, Refused."""
         site = site_of(request)
         volume = await trio.to_thread.run_sync(self.root.volume, uuid)
@@ -196,6 +196,7 @@ def build_app(
         Route("/v1/volumes/{uuid}/position", vault.position),
         Route("/v1/volumes/{uuid}/shipments/{shipment}", vault.ship, methods=["PUT"]),
         *reading.routes(root),
+        *parting.routes(root, vault.desks, vault.own_volume),
     ]
     door = Middleware(
         Door, sites=vault.sites, limits=limits, observe=observe, require_tls=require_tls

@@ -18,6 +18,7 @@ import trio
 from replicator.errors import BadSettings
 from replicator.vault.app import Vault, build_app
 from replicator.vault.limits import Limits
+from replicator.vault.lines import clear_half_made
 from replicator.vault.listener import Listener
 from replicator.vault.root import VaultRoot
 from replicator.vault.tls import ServerContext, TlsFiles
@@ -91,6 +92,7 @@ def run(
     context = listen.context()
     root.lock()
     try:
+        clear_half_made(root)
         sockets = open_sockets(listen)
         app = build_app(root, limits, require_tls=context is not None)
         listener = Listener(app, limits, context)  # type: ignore[arg-type]

@@ -12,7 +12,6 @@ from replicator.vault.lines import clear_half_made, find_common, list_lines, mak
 from replicator.vault.root import VaultRoot
 from replicator.wire import Mark, NewLine
 from store.batch import NO_DIGEST
-from store.journal import Journal
 from store.segment import list_segments
 from store.verify import verify
 from tests.unit.shipping import all_batches, same_history
@@ -30,12 +29,13 @@ def machines(tmp_path: Path) -> Iterator[TwoMachines]:
 
 def test_the_newest_shared_batch_is_found_among_marks(machines: TwoMachines) -> None:
     marks = [machines.mark(number) for number in range(1, len(all_batches(machines.other)) + 1)]
-    with Journal(machines.main) as journal, journal.snapshot() as snapshot:
-        found = find_common(snapshot, marks)
-        assert found.lsn == machines.mark(machines.shared).lsn
-        assert find_common(snapshot, marks[machines.shared :]).lsn == 0
-        beyond = Mark(lsn=1 << 40, digest="00" * 32)
-        assert find_common(snapshot, [beyond]).lsn == 0
+
+    def found(asked: list[Mark]) -> int:
+        return find_common(machines.root, machines.uuid, "main", asked).lsn
+
+    assert found(marks) == machines.mark(machines.shared).lsn
+    assert found(marks[machines.shared :]) == 0
+    assert found([Mark(lsn=1 << 40, digest="00" * 32)]) == 0
 
 
 def test_both_histories_are_kept_whole_and_readable(machines: TwoMachines) -> None:
