@@ -283,6 +283,7 @@ def _rows(said: dict[str, Any]) -> list[tuple[str, str]]:
         ("state", str(said["state"])),
         ("vault", f"{said.get('url')}  {said.get('vault', '')}"),
         ("line", str(said.get("line", ""))),
+        *_parting_rows(said),
         ("at vault", f"LSN {said['acked_lsn']}, seen there up to {said.get('visible_lsn', 0)}"),
         ("lag", lag),
         ("limit", _limit_text(said)),
@@ -295,6 +296,17 @@ def _rows(said: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("error", str(said["error"])))
         rows.append(("next", str(said.get("hint", ""))))
     return rows
+
+
+def _parting_rows(said: dict[str, Any]) -> list[tuple[str, str]]:
+    """That another machine has written under the volume's name, and where it is kept."""
+    import msgspec
+
+    from replicator.forking import parting_text
+    from replicator.status import Parted
+
+    parted = msgspec.convert(said.get("parted"), Parted | None)
+    return [] if parted is None else [("ATTENTION", parting_text(parted))]
 
 
 def _limit_text(said: dict[str, Any]) -> str:

@@ -30,8 +30,12 @@ from replicator.wire import (
     MAX_MESSAGE_BYTES,
     PROTOCOL,
     PROTOCOL_HEADER,
+    Common,
     Description,
     Hello,
+    Mark,
+    Marks,
+    NewLine,
     Position,
     Refusal,
 )
@@ -125,6 +129,16 @@ class Link:
     async def position(self, uuid: bytes, line: str) -> Position:
         """What the vault holds of a line."""
         return await self._ask("GET", f"/v1/volumes/{uuid.hex()}/position?line={line}", Position)
+
+    async def common(self, uuid: bytes, line: str, marks: list[Mark]) -> Common:
+        """Which of the marks is the newest that a line has as well."""
+        body = msgspec.json.encode(Marks(marks=marks))
+        return await self._ask("POST", f"/v1/volumes/{uuid.hex()}/common?line={line}", Common, body)
+
+    async def new_line(self, uuid: bytes, wanted: NewLine) -> Position:
+        """Have a line made; where it stands. VaultBusy while that goes on: ask again."""
+        body = msgspec.json.encode(wanted)
+        return await self._ask("POST", f"/v1/volumes/{uuid.hex()}/lines", Position, body)
 
     async def ship(
         self,

@@ -11,6 +11,7 @@ import os
 import re
 from typing import NamedTuple
 
+from replicator.parting import CommonSearch
 from replicator.plan import BatchEnd, Kept, Step, plan
 from replicator.sealer import Sealer
 from replicator.sealing import Ends, is_sealed
@@ -91,6 +92,22 @@ class _Table:
         return BatchEnd(place.first_lsn, place.last_lsn, digest)
 
 
+class _NewestTable:
+    """As `_Table`, each answer from the newest snapshot: for what takes long."""
+
+    def __init__(self, journal: Journal, sealer: Sealer | None) -> None:
+        self._journal = journal
+        self._sealer = sealer
+        with journal.snapshot() as snapshot:
+            table = _Table(snapshot, sealer)
+        self.first_lsn, self.indexed_lsn = table.first_lsn, table.indexed_lsn
+
+    def batch_of(self, lsn: int) -> BatchEnd | None:
+        """The batch that holds an op; None when none does."""
+        with self._journal.snapshot() as snapshot:
+            return _Table(snapshot, self._sealer).batch_of(lsn)
+
+
 class Outgoing:
     """The shipments of one store. `kept` is the one whose bytes are on disk or in memory.
 
@@ -130,6 +147,16 @@ class Outgoing:
         """As `next_step`, whatever is being sent at the moment."""
         with self._journal.snapshot() as snapshot:
             return plan(position, _Table(snapshot, self._sealer), None)
+
+    def common_search(self, held_lsn: int) -> CommonSearch:
+        """A search for what the journal and a vault that holds `held_lsn` have in common."""
+        return CommonSearch(_NewestTable(self._journal, self._sealer), held_lsn)
+
+    def time_of(self, lsn: int) -> int:
+        """When an op was made; 0 if it is not there."""
+        with self._journal.snapshot() as snapshot:
+            op = snapshot.op(Lsn(lsn))
+        return op.time_ns if op is not None else 0
 
     def waiting_bytes(self, first_lsn: int) -> int:
         """Metadata and payload of all batches from `first_lsn` on."""

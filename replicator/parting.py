@@ -23,6 +23,7 @@ class CommonSearch:
 
     def __init__(self, table: BatchTable, last: int) -> None:
         self._table = table
+        self.first_lsn = table.first_lsn
         self._low = max(table.first_lsn - 1, 0)
         self._high = min(last, table.indexed_lsn)
         self._asked: list[BatchEnd] = []

@@ -13,7 +13,7 @@ from replicator.backlog import Backlog
 from replicator.outgoing import FIRST_RATE_BPS, Sizer
 from replicator.pace import Bell
 from replicator.settings import ReplicaSettings
-from replicator.status import RateMeter, ReplicaStatus, State, eta_s
+from replicator.status import Parted, RateMeter, ReplicaStatus, State, eta_s
 from replicator.wire import Hello, Position
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ class Report:
         self.introduced: tuple[str, str] | None = None
         """The vault and the line to which the volume was described."""
         self.acked_lsn = self.visible_lsn = 0
+        self.parted: Parted | None = None
         self.sent_bytes = 0
         self.limit_bps: int | None = None
         self.limit_reason = ""
@@ -108,6 +109,7 @@ class Report:
             vault=self._hello.vault if self._hello is not None else "",
             site=self._hello.site if self._hello is not None else "",
             line=settings.link.line if settings is not None else "",
+            parted=self.parted,
             sent_bytes=self.sent_bytes,
             clock_ahead_s=self._clock_ahead_s,
             alarm_lag_s=settings.policy.alarm_lag_s if settings is not None else 0.0,

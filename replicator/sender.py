@@ -5,8 +5,8 @@ that builds the next shipment; the journal is read in a worker thread. Nothing b
 on disk: where to go on is what the vault says.
 
 How failures are met: a broken line or a busy vault is tried again for ever, with growing pauses; a
-refusal is asked about again once a minute, and at once when the settings change; another history
-at the vault stops everything until a person, or the making of a new line, has decided.
+refusal is asked about again once a minute, and at once when the settings change; when the vault has
+another history than ours, ours goes on in a line of its own (`forking`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from replicator.errors import (
     Refused,
     ReplicationError,
 )
+from replicator.forking import Forking, read_parting
 from replicator.link import Link
 from replicator.outgoing import Outgoing, Ready
 from replicator.pace import Backoff, Bell
@@ -87,6 +88,8 @@ class Sender:
         self._open_link = open_link
         self._thread = thread
         self._sizer = report.sizer
+        self._forking = Forking(store, outgoing, thread)
+        report.parted = read_parting(store.root)
         self.news = Bell()
         """Rung when something was indexed."""
         self.retry = Bell()
@@ -152,7 +155,7 @@ class Sender:
         self._take(position)
         while True:
             try:
-                newer = await self._step(link, settings.link.line, position)
+                newer = await self._step(link, settings, position)
             except (Gap, BadShipment) as error:
                 # It expects something else, or what arrived was damaged on the way.
                 await self._doubt(error)
@@ -194,7 +197,9 @@ class Sender:
 
     # --- one step --------------------------------------------------------------------------------
 
-    async def _step(self, link: Link, line: str, position: Position) -> Position | None:
+    async def _step(
+        self, link: Link, settings: ReplicaSettings, position: Position
+    ) -> Position | None:
         """Do what is next; the vault's new position, None when there is nothing to do."""
         step = await self._in_thread(self._outgoing.next_step, position)
         if isinstance(step, UpToDate):
@@ -202,7 +207,7 @@ class Sender:
             await self._settle(position.next_lsn - 1, idle=True)
             return None
         if isinstance(step, Fork):
-            raise Forked(_fork_text(step))
+            return await self._part(link, settings, step)
         if isinstance(step, Lost):
             raise Refused(
                 f"the vault expects LSN {step.next_lsn}, the journal begins at {step.first_lsn}",
@@ -214,12 +219,20 @@ class Sender:
             start = step.start
         else:
             ready = await self._make(step)
-        newer = await self._ship(link, line, ready, start)
+        newer = await self._ship(link, settings.link.line, ready, start)
         if newer.next_lsn <= position.next_lsn and newer.partial == position.partial:
             raise Gap("the vault took a shipment and holds no more than before")
         self._strange = self._refusals = 0
         await self._settle(newer.next_lsn - 1, idle=False)
         return newer
+
+    async def _part(self, link: Link, settings: ReplicaSettings, step: Fork) -> Position:
+        """Go on with a line of our own; where it stands."""
+        log.info("%s", _fork_text(step))
+        self._report.parted = await self._forking.part(link, settings, step)
+        self._report.introduced = settings.link.url, settings.link.line
+        await self._in_thread(self._outgoing.drop)
+        return await link.position(self._store.uuid, settings.link.line)
 
     async def _make(self, step: Send) -> Ready:
         """The shipment that begins with `step`, from what was built ahead or made now."""
@@ -255,7 +268,11 @@ class Sender:
             before = at
 
         uuid, shipment = self._store.uuid, ready.kept.shipment
-        return await link.ship(uuid, line, shipment, ready.data, start, progress)
+        try:
+            return await link.ship(uuid, line, shipment, ready.data, start, progress)
+        except Forked as error:
+            # Somebody else has just written there; the vault's position tells what to do.
+            raise Gap(str(error), error.hint) from error
 
     async def _build_ahead(self, ahead: _Ahead) -> None:
         """Make the next shipment while this one is on its way, if there is enough for a full one.

@@ -37,6 +37,20 @@ for the next try · refused, forked: until a person acts · paused: the limit is
 works on it · stopped: switched off."""
 
 
+class Parted(msgspec.Struct, kw_only=True, frozen=True):
+    """Where this volume's history parted from another one with its name."""
+
+    lsn: int
+    """The last one that both share; 0: they share none."""
+    time_ns: int
+    kept: str
+    """The line that the other history is on."""
+    line: str
+    """The line that was made for this machine."""
+    parted_ns: int
+    """When it was found, wall time."""
+
+
 class ReplicaStatus(msgspec.Struct, kw_only=True):
     """What is known of a volume's replication. Times in seconds, rates in bits per second."""
 
@@ -63,6 +77,8 @@ class ReplicaStatus(msgspec.Struct, kw_only=True):
     """The vault's id, once it has said it."""
     site: str = ""
     line: str = ""
+    parted: Parted | None = None
+    """None: nobody else ever wrote under this volume's name, as far as is known."""
     sent_bytes: int = 0
     """Of shipments, by this process."""
     clock_ahead_s: float | None = None

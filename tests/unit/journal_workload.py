@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import random
 from pathlib import Path
@@ -48,16 +47,24 @@ class Workload:
         end = IntakeTail(self._store).end_of_log()
         return Intake.open(self._store, end, indexed, clock_ns=lambda: next(self._now))
 
-    def on(self, store: Store, seed: int) -> Workload:
-        """The same files on a copy of the store, to be changed otherwise from here on."""
-        other = copy.copy(self)
-        other._store, other.rng = store, random.Random(seed)
-        other.page = StatePage(store.state_path)
-        other._now = copy.copy(self._now)
-        other.contents = {node: bytearray(data) for node, data in self.contents.items()}
-        other.names = dict(self.names)
-        other.intake = other._open(self.intake.lsn)
-        return other
+    @classmethod
+    def of(cls, store: Store, seed: int) -> Workload:
+        """Goes on with what a store's journal has, on whatever machine that was written."""
+        found = cls.__new__(cls)
+        found._store, found.rng = store, random.Random(seed)
+        found.page = StatePage(store.state_path)
+        with Journal(store) as journal, journal.snapshot() as snapshot:
+            end, last = snapshot.indexed_lsn, snapshot.last()
+            found.names = dict(snapshot.children(ROOT, end))
+            found.contents = {
+                node: bytearray(snapshot.read(NodeId(node), end, 0, 1 << 40))
+                for node in found.names.values()
+            }
+            found._next_node = snapshot.max_node() + 1
+        assert last is not None
+        found._now = itertools.count(last.time_ns + 1, 1_000_003)
+        found.intake = found._open(end)
+        return found
 
     def lose_log(self) -> None:
         """The ring files go; a new log starts behind the newest op."""

@@ -24,8 +24,8 @@ class TwoMachines:
         self.shared = len(all_batches(self.one))
         workload.intake.close()
         self.other = Store.open(Path(shutil.copytree(self.one.root, base / "copy")))
-        _write(self.one, workload.on(self.one, 1), 3, 40)
-        _write(self.other, workload.on(self.other, 2), 4, 50)
+        _write(self.one, Workload.of(self.one, 1), 3, 40)
+        _write(self.other, Workload.of(self.other, 2), 4, 50)
         self.root, self.main = make_vault(base, self.one)
         self.root.lock()  # as the process that serves the vault has it
         receive(self.main, self.one)
