@@ -52,8 +52,8 @@ class Held(NamedTuple):
     description: Description
     line: str
     next_lsn: Lsn
-    digest: bytes
-    """Of the batch that ends before `next_lsn`."""
+    digest: bytes | None
+    """Of the batch that ends before `next_lsn`; None when `feed` compares what it brings itself."""
 
 
 class JournalSource(Protocol):
@@ -223,7 +223,7 @@ class _Recovery:
             position = writer.position()
         finally:
             writer.close()
-        if position != (self._held.next_lsn, self._held.digest):
+        if position != (self._held.next_lsn, self._held.digest or position[1]):
             raise BadShipment(
                 f"the journal that came ends at LSN {position[0] - 1}, not with the batch that "
                 f"{self._source.name} told of (LSN {self._held.next_lsn - 1})",

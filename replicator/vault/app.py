@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from replicator.errors import BadRequest, Forked, Gap, NotHere, QuotaUsedUp, Refused
-from replicator.vault import parting, reading
+from replicator.vault import parting, reading, sealed_reading
 from replicator.vault.desk import Desk, Desks
 from replicator.vault.door import Disconnected, Door, Scope, peer_text, printable
 from replicator.vault.limits import Limits
@@ -197,6 +197,7 @@ def build_app(
         Route("/v1/volumes/{uuid}/shipments/{shipment}", vault.ship, methods=["PUT"]),
         *reading.routes(root),
         *parting.routes(root, vault.desks, vault.own_volume),
+        *sealed_reading.routes(root),
     ]
     door = Middleware(
         Door, sites=vault.sites, limits=limits, observe=observe, require_tls=require_tls

@@ -10,9 +10,9 @@ import contextlib
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import xxhash
 
@@ -45,6 +45,8 @@ SEALED_ENTRY = Table(
 )
 
 ENTRY_TABLES = (SEALED_ENTRY,)
+
+T = TypeVar("T")
 
 ENTRY_BYTES = SEALED_ENTRY.size_bytes
 _BOTH_BYTES = ENTRY_BYTES + HEADER_BYTES
@@ -196,23 +198,32 @@ def read_shipment(entry: HeldEntry) -> bytes:
 
 
 def held_entries(store: Store, start: int = 1) -> Iterator[HeldEntry]:
-    """The shipments of a line from the one that holds `start` on, as they are at the beginning.
+    """The shipments of a line from the one that holds `start` on. DamagedError."""
+    return _walk(store, start, lambda entry: entry)
 
-    Files that are packed meanwhile are found again. DamagedError.
-    """
-    wanted = Lsn(start)
-    for attempt in range(_RETRIES):
+
+def held_shipments(store: Store, start: int = 1) -> Iterator[bytes]:
+    """As `held_entries`: the shipments themselves, each compared with its id. DamagedError."""
+    return _walk(store, start, read_shipment)
+
+
+def _walk(store: Store, start: int, read: Callable[[HeldEntry], T]) -> Iterator[T]:
+    """What `read` makes of each shipment. Files that are packed meanwhile are found again."""
+    wanted, attempts = Lsn(start), 0
+    while True:
         try:
             for file in list_files(store).files:
                 if file.last_lsn < wanted:
                     continue
                 for entry in entries_of(file):
                     if entry.header.last_lsn >= wanted:
-                        yield entry
-                        wanted = Lsn(entry.header.last_lsn + 1)
+                        found = read(entry)
+                        wanted, attempts = Lsn(entry.header.last_lsn + 1), 0
+                        yield found
             return
         except FileNotFoundError:
-            if attempt == _RETRIES - 1:
+            attempts += 1
+            if attempts == _RETRIES:
                 raise
 
 
@@ -234,16 +245,20 @@ def verify_sealed(store: Store) -> Iterator[HeldEntry]:
     That is: every byte is what arrived, and the chain of LSNs and keyed digests is whole.
     """
     expected, digest = Lsn(1), NO_DIGEST
-    for entry in held_entries(store):
+    for entry in _walk(store, 1, _checked):
         header = entry.header
         if (header.first_lsn, header.previous) != (expected, digest):
             raise DamagedError(
                 entry.path, entry.offset, "the shipment does not follow from the one before it,",
                 header.first_lsn, header.last_lsn,
             )  # fmt: skip
-        read_shipment(entry)
         yield entry
         expected, digest = Lsn(header.last_lsn + 1), header.digest
+
+
+def _checked(entry: HeldEntry) -> HeldEntry:
+    read_shipment(entry)
+    return entry
 
 
 def _read_entry(file: SealedFile, raw: bytes, at: int) -> tuple[HeldEntry, int]:
