@@ -70,7 +70,7 @@ def _position(position_file: str | None) -> Position:
 def import_parcel(file_name: str, root: str, site: str, line: str, position_to: str | None) -> None:
     """Take a parcel into a vault's folder; what is held already is passed over."""
     from replicator.parcel import read_head, read_shipments
-    from replicator.vault.ingest import LineWriter
+    from replicator.vault.line import open_writer
     from replicator.vault.root import VaultRoot
 
     vault = VaultRoot.open(Path(root))
@@ -79,7 +79,7 @@ def import_parcel(file_name: str, root: str, site: str, line: str, position_to: 
         head = read_head(file)
         uuid = head.volume.hex()
         vault.create_volume(site, uuid, head.description)
-        with contextlib.closing(LineWriter.open(vault.store(uuid, line))) as writer:
+        with contextlib.closing(open_writer(vault, uuid, line)) as writer:
             task = progress.add_task("importing", total=os.path.getsize(file_name))
             for found in read_shipments(file):
                 if found.data and found.last_lsn >= writer.position()[0]:

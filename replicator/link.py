@@ -188,11 +188,11 @@ class Link:
         except httpx.InvalidURL as error:
             raise BadSettings(f"the vault's address is not one: {error}") from error
         except httpx.HTTPError as error:
-            raise mapped(error) from error
+            raise mapped_error(error) from error
         except (ssl.SSLError, OSError) as error:
             raise LinkDown(f"the connection to the vault broke: {error}") from error
         if response.status_code not in (200, 202):
-            raise refusal(response.status_code, raw)
+            raise refusal_error(response.status_code, raw)
         try:
             return msgspec.json.decode(raw, type=kind)
         except msgspec.MsgspecError as error:
@@ -239,7 +239,7 @@ _ALERTS = {
 """What TLS says of a client's certificate (RFC 8446, 6.2), by OpenSSL's names."""
 
 
-def mapped(error: httpx.HTTPError) -> ReplicationError:
+def mapped_error(error: httpx.HTTPError) -> ReplicationError:
     """A failure of the transport; one of trust stays until a person acts."""
     cause: BaseException | None = error
     while cause is not None:
@@ -274,7 +274,7 @@ def _root(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def refusal(status: int, raw: bytes) -> ReplicationError:
+def refusal_error(status: int, raw: bytes) -> ReplicationError:
     """The error that a refusal stands for: by its kind if it has one that we know."""
     fallback = VaultBusy if status >= 500 or status in (408, 429) else _BY_STATUS.get(status)
     try:

@@ -14,7 +14,7 @@ import httpx
 import msgspec
 
 from replicator.errors import BadShipment, LinkDown, Refused, UnknownVolume, VaultBusy
-from replicator.link import ANSWER_S, CONNECT_S, WRITE_S, mapped, refusal, tls_context
+from replicator.link import ANSWER_S, CONNECT_S, WRITE_S, mapped_error, refusal_error, tls_context
 from replicator.pace import Backoff
 from replicator.recover import Held
 from replicator.sealed_wire import SealedVolume
@@ -189,7 +189,7 @@ class SealedLink:
         try:
             with self._client.stream("GET", self._url + path, params=query) as response:
                 if response.status_code != 200:
-                    raise refusal(response.status_code, _read(response, MAX_MESSAGE_BYTES))
+                    raise refusal_error(response.status_code, _read(response, MAX_MESSAGE_BYTES))
                 got = 0
                 for piece in response.iter_raw():
                     got += len(piece)
@@ -197,7 +197,7 @@ class SealedLink:
                         raise Refused("what answers there is no vault: its answer is too long")
                     yield piece
         except httpx.HTTPError as error:
-            raise mapped(error) from error
+            raise mapped_error(error) from error
 
 
 def _read(response: httpx.Response, most: int) -> bytes:

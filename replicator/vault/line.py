@@ -38,6 +38,14 @@ class Writer(Protocol):
         """Let others write."""
 
 
+def open_writer(root: VaultRoot, uuid: str, name: str) -> Writer:
+    """What writes a line, by whether its volume is sealed. StoreBusy, StoreFull, DamagedError."""
+    store = root.store(uuid, name)
+    if root.volume(uuid).description.sealed:
+        return SealedLine.open(store)
+    return LineWriter.open(store)
+
+
 class Line:
     """A line that takes shipments. `close` gives its files back."""
 
@@ -56,7 +64,7 @@ class Line:
     def open(cls, root: VaultRoot, uuid: str, name: str) -> Line:
         """Open a line of a vault that this process serves. What a crash left is finished."""
         store, sealed = root.store(uuid, name), root.volume(uuid).description.sealed
-        writer: Writer = SealedLine.open(store) if sealed else LineWriter.open(store)
+        writer = open_writer(root, uuid, name)
         try:
             spool = Spool.open(store.root / "incoming")
             journal = None if sealed else root.journal(uuid, name)
