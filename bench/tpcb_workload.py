@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from string import ascii_lowercase
 
 ACCOUNTS = 40_000
 BRANCHES = 4
@@ -66,21 +67,32 @@ def connect(path: Path, shape: Shape) -> sqlite3.Connection:
     return database
 
 
+class _Text:
+    """Letters that no two rows have alike, the same ones each time."""
+
+    def __init__(self) -> None:
+        self._random = Random(0)
+
+    def __call__(self, length: int) -> str:
+        return "".join(self._random.choices(ascii_lowercase, k=length))
+
+
 def create(path: Path, shape: Shape) -> None:
     """Make the database, about 4 MB."""
     zero = shape.zero
+    text = _Text()
     with closing(connect(path, shape)) as database:
         database.executescript(_TABLES)
         database.execute("BEGIN")
-        rows = ((number, zero, "b" * 84) for number in range(BRANCHES))
+        rows = ((number, zero, text(84)) for number in range(BRANCHES))
         database.executemany("INSERT INTO branch VALUES (?, ?, ?)", rows)
         database.executemany(
             "INSERT INTO teller VALUES (?, ?, ?, ?)",
-            ((number, number * BRANCHES // TELLERS, zero, "t" * 80) for number in range(TELLERS)),
+            ((number, number * BRANCHES // TELLERS, zero, text(80)) for number in range(TELLERS)),
         )
         database.executemany(
             "INSERT INTO account VALUES (?, ?, ?, ?)",
-            ((number, number * BRANCHES // ACCOUNTS, zero, "a" * 80) for number in range(ACCOUNTS)),
+            ((number, number * BRANCHES // ACCOUNTS, zero, text(80)) for number in range(ACCOUNTS)),
         )
         database.execute("COMMIT")
 
