@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from store.journal import Snapshot
-from store.types import Lsn
+from replicator.columns import Meta
+from replicator.sketch import Ref
+from store.journal import NeverCaptured, NotSeeded, OpMeta, Snapshot
+from store.types import Lsn, NodeId
 
 MAX_KEPT_BYTES: Final = 16 << 20
 """Payloads that are remembered, the ones used last."""
@@ -25,30 +27,56 @@ class JournalHeld:
     def __init__(self, snapshot: Snapshot, stop: Lsn) -> None:
         self._snapshot = snapshot
         self._stop = stop
-        self._kept: OrderedDict[Lsn, bytes] = OrderedDict()
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._kept_bytes = 0
 
-    def payload(self, lsn: Lsn, start: int, stop: int) -> bytes:
+    def payload(self, lsn: int, start: int, stop: int) -> bytes:
         """Bytes `[start, stop)` of an op's payload. KeyError when there are no such bytes."""
         kept = self._kept.get(lsn)
         if kept is None:
             kept = self._read(lsn)
             if kept is None:
-                return self._snapshot.payload_part(lsn, start, stop)
+                return self._snapshot.payload_part(Lsn(lsn), start, stop)
         else:
             self._kept.move_to_end(lsn)
         if not 0 <= start <= stop <= len(kept):
             raise KeyError(lsn)
         return kept[start:stop]
 
-    def _read(self, lsn: Lsn) -> bytes | None:
-        """The whole payload, remembered; None if it is too large for that."""
-        op = self._snapshot.op(lsn) if 0 < lsn < self._stop else None
+    def size(self, lsn: int) -> int:
+        """Bytes of an op's payload. KeyError when the op is not there."""
+        kept = self._kept.get(lsn)
+        return len(kept) if kept is not None else self._op(lsn).length
+
+    def metas(self, start: int, stop: int) -> list[Meta]:
+        """The ops of LSN `[start, stop)`; fewer when not all of them are there."""
+        return [
+            Meta(op.kind, op.flags, op.length, op.time_ns, op.node, op.offset, op.actor)
+            for op in self._snapshot.ops(Lsn(start), min(Lsn(stop), self._stop))
+        ]
+
+    def older(self, node: int, offset: int, lsn: int) -> Ref | None:
+        """Where the payload stands that holds what was at a place of a node before an LSN."""
+        try:
+            found = self._snapshot.pieces(NodeId(node), Lsn(lsn - 1), offset, offset + 1)
+        except (NotSeeded, NeverCaptured):
+            return None
+        if not found or not 0 < found[0].source < self._stop:
+            return None
+        return Ref(found[0].source, found[0].source_offset)
+
+    def _op(self, lsn: int) -> OpMeta:
+        op = self._snapshot.op(Lsn(lsn)) if 0 < lsn < self._stop else None
         if op is None:
             raise KeyError(lsn)
+        return op
+
+    def _read(self, lsn: int) -> bytes | None:
+        """The whole payload, remembered; None if it is too large for that."""
+        op = self._op(lsn)
         if op.length > MAX_WHOLE_BYTES:
             return None
-        data = self._kept[lsn] = self._snapshot.payload_part(lsn, 0, op.length)
+        data = self._kept[lsn] = self._snapshot.payload_part(op.lsn, 0, op.length)
         self._kept_bytes += len(data)
         while self._kept_bytes > MAX_KEPT_BYTES:
             self._kept_bytes -= len(self._kept.popitem(last=False)[1])

@@ -9,12 +9,15 @@ digests if nothing was changed on the way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from enum import Enum
+from typing import NamedTuple
 
 import xxhash
 import zstandard
 
 from replicator.errors import BadShipment
+from replicator.packed import Body, Held, Known, NothingHeld, pack_ops, unpack_ops
+from replicator.streams import Level
 from replicator.wire import MAX_SHIPMENT_BATCHES, MAX_SHIPMENT_BYTES, MAX_SHIPMENT_RAW_BYTES
 from store.batch import MAX_BATCH_OPS, MAX_BATCH_PAYLOAD_BYTES, NO_DIGEST, BatchOp, join_ops
 from store.format import MAX_PAYLOAD_BYTES, OP_META, Field, Table
@@ -37,8 +40,8 @@ SHIPMENT_HEADER = Table(
         Field("last_lsn", "Q", "LSN of the last op"),
         Field("raw_bytes", "Q", "op metadata and payload of all batches"),
         Field("previous", "32s", "digest of the batch before the first one; zeros for none"),
-        Field("encoding", "I", "how the body is made; 0: metadata and payload, one zstd frame"),
-        Field("reserved", "I", "0"),
+        Field("encoding", "I", "0: metadata and payload in one zstd frame; 1: packed streams"),
+        Field("primed", "I", "of encoding 1: how many ops before it the metadata builds on"),
         Field("check", "Q", "xxh3-64 of this header before this field and of the batch entries"),
     ),
 )
@@ -59,7 +62,36 @@ _entry = SHIPMENT_BATCH.codec
 _meta = OP_META.codec
 _hash = xxhash.xxh3_64_intdigest
 
-PLAIN = 0
+PLAIN, PACKED = 0, 1
+
+
+class Effort(Enum):
+    """How much work a shipment's bytes are worth. The values are for tables and logs."""
+
+    FAST = "fast"
+    """Plain, quickly compressed: keeps up with a fast line."""
+    GOOD = "good"
+    """With references to what both ends hold, quickly compressed."""
+    BEST = "best"
+    """The fewest bytes."""
+
+
+FAST_LINE_BPS = 20e6
+GOOD_LINE_BPS = 2e6
+
+
+def effort_for(rate_bps: float | None) -> Effort:
+    """The effort that suits a line of so many bits per second; None: as fast as it goes."""
+    if rate_bps is None or rate_bps >= FAST_LINE_BPS:
+        return Effort.FAST
+    return Effort.GOOD if rate_bps >= GOOD_LINE_BPS else Effort.BEST
+
+
+_PLAIN_LEVEL = 1
+_LEVELS = {
+    Effort.GOOD: Level(small=6, large=3, lzma=False),
+    Effort.BEST: Level(small=19, large=12, lzma=True),
+}
 
 
 class ShippedBatch(NamedTuple):
@@ -87,50 +119,56 @@ class Shipment(NamedTuple):
         return self.batches[-1].ops[-1].lsn
 
 
-class Held(Protocol):
-    """The payloads of ops that both ends have: those of all LSNs before a shipment."""
-
-    def payload(self, lsn: Lsn, start: int, stop: int) -> bytes:
-        """Bytes `[start, stop)` of an op's payload. KeyError when there are no such bytes."""
-
-
-class NothingHeld:
-    """For a shipment that refers to nothing."""
-
-    def payload(self, lsn: Lsn, start: int, stop: int) -> bytes:
-        """There is none."""
-        raise KeyError(lsn)
-
-
-def encode_shipment(volume: bytes, previous: bytes, batches: Sequence[ShippedBatch]) -> bytes:
+def encode_shipment(
+    volume: bytes,
+    previous: bytes,
+    batches: Sequence[ShippedBatch],
+    known: Known = Known(),  # noqa: B008  (immutable)
+    effort: Effort = Effort.FAST,
+) -> bytes:
     """The bytes of a shipment of consecutive batches, at least one.
 
-    `previous` is the digest of the batch before the first (NO_DIGEST for none). AssertionError
-    when they are more than a shipment may hold.
+    `previous` is the digest of the batch before the first (NO_DIGEST for none). `known` is what
+    may be referred to; the receiver must hold it all. AssertionError when they are more than a
+    shipment may hold.
     """
-    metas, payloads, entries = [], [], []
-    for ops, digest in batches:
-        meta = b"".join(
-            _meta.pack(kind, flags, 0, len(payload), lsn, time_ns, node, offset, check, actor)
-            for lsn, time_ns, kind, flags, node, offset, actor, check, payload in ops
-        )
-        payload = b"".join([op.payload for op in ops])
-        metas.append(meta)
-        payloads.append(payload)
-        entries.append(_entry.pack(len(ops), len(payload), digest))
-    raw = b"".join(metas + payloads)
-    assert 0 < len(batches) <= MAX_SHIPMENT_BATCHES and len(raw) <= MAX_SHIPMENT_RAW_BYTES
-    body = zstandard.ZstdCompressor(level=3).compress(raw)
+    sizes = [sum(len(op.payload) for op in ops) for ops, _ in batches]
+    count = sum(len(ops) for ops, _ in batches)
+    raw_bytes = sum(sizes) + count * _meta.size
+    assert 0 < len(batches) <= MAX_SHIPMENT_BATCHES and raw_bytes <= MAX_SHIPMENT_RAW_BYTES
+    primed = 0
+    if effort is Effort.FAST:
+        encoding, body = PLAIN, _plain_body(batches)
+    else:
+        ops = [op for batch in batches for op in batch.ops]
+        encoding = PACKED
+        primed, body = pack_ops(ops, known, _LEVELS[effort])
     ends = batches[0].ops[0].lsn, batches[-1].ops[-1].lsn
     head = _header.pack(
-        SHIPMENT_MAGIC, SHIPMENT_VERSION, 0, len(batches), volume, *ends, len(raw), previous,
-        PLAIN, 0, 0,
+        SHIPMENT_MAGIC, SHIPMENT_VERSION, 0, len(batches), volume, *ends, raw_bytes, previous,
+        encoding, primed, 0,
     )[:-8]  # fmt: skip
-    directory = b"".join(entries)
+    directory = b"".join(
+        _entry.pack(len(ops), size, digest)
+        for (ops, digest), size in zip(batches, sizes, strict=True)
+    )
     check = _hash(head + directory).to_bytes(8, "little")
     data = b"".join([head, check, directory, body])
     assert len(data) <= MAX_SHIPMENT_BYTES
     return data
+
+
+def _plain_body(batches: Sequence[ShippedBatch]) -> bytes:
+    """All metadata, then all payload, in one zstd frame."""
+    metas: list[bytes] = []
+    payloads: list[bytes | memoryview] = []
+    for ops, _ in batches:
+        metas += [
+            _meta.pack(kind, flags, 0, len(payload), lsn, time_ns, node, offset, check, actor)
+            for lsn, time_ns, kind, flags, node, offset, actor, check, payload in ops
+        ]
+        payloads += [op.payload for op in ops]
+    return zstandard.ZstdCompressor(level=_PLAIN_LEVEL).compress(b"".join([*metas, *payloads]))
 
 
 def decode_shipment(data: bytes | memoryview, held: Held) -> Shipment:
@@ -142,11 +180,13 @@ def decode_shipment(data: bytes | memoryview, held: Held) -> Shipment:
     if len(view) < HEADER_BYTES or view[:8] != SHIPMENT_MAGIC:
         raise BadShipment("this is not a shipment")
     fields = _header.unpack_from(view)
-    _, version, features, count, volume, first, last, raw_bytes, previous, encoding, _, check = (
-        fields
-    )
-    if version != SHIPMENT_VERSION or features or encoding != PLAIN:
-        raise BadShipment(f"shipment version {version}, features {features:#x} are not known here")
+    _, version, features, count, volume, first, last, raw_bytes, previous, *rest = fields
+    encoding, primed, check = rest
+    if version != SHIPMENT_VERSION or features or encoding not in (PLAIN, PACKED):
+        raise BadShipment(
+            f"shipment version {version}, features {features:#x}, encoding {encoding} are not "
+            "known here"
+        )
     start = HEADER_BYTES + count * _entry.size
     if not 0 < count <= MAX_SHIPMENT_BATCHES or len(view) < start:
         raise BadShipment(f"a shipment of {count} batches is impossible")
@@ -155,8 +195,14 @@ def decode_shipment(data: bytes | memoryview, held: Held) -> Shipment:
         raise BadShipment("the shipment's header does not match its checksum")
     entries = list(_entry.iter_unpack(directory))
     _check_sizes(entries, first, last, raw_bytes)
-    raw = _decompress(bytes(view[start:]), raw_bytes)
-    return Shipment(volume, previous, _split(entries, raw, first))
+    packed = bytes(view[start:])
+    if encoding == PLAIN:
+        split = _split(entries, _decompress(packed, raw_bytes), first)
+    else:
+        payload_bytes = sum(size for _, size, _ in entries)
+        body = Body(first, last - first + 1, payload_bytes, raw_bytes, primed)
+        split = _part(entries, unpack_ops(packed, body, held))
+    return Shipment(volume, previous, split)
 
 
 def _check_sizes(entries: list[tuple[int, int, bytes]], first: int, last: int, raw: int) -> None:
@@ -182,6 +228,19 @@ def _decompress(body: bytes, raw_bytes: int) -> bytes:
     if len(raw) != raw_bytes:
         raise BadShipment("the shipment's body has another size than its header says")
     return raw
+
+
+def _part(entries: list[tuple[int, int, bytes]], ops: list[Op]) -> list[ShippedBatch]:
+    """The batches that ops of a packed shipment make up."""
+    at = 0
+    batches = []
+    for count, payload_bytes, digest in entries:
+        part = ops[at : at + count]
+        at += count
+        if sum(len(op.payload) for op in part) != payload_bytes:
+            raise BadShipment("the shipment's op metadata contradicts its header")
+        batches.append(ShippedBatch(part, digest))
+    return batches
 
 
 def _split(entries: list[tuple[int, int, bytes]], raw: bytes, first: int) -> list[ShippedBatch]:
@@ -211,10 +270,13 @@ def _split(entries: list[tuple[int, int, bytes]], raw: bytes, first: int) -> lis
 
 __all__ = [
     "NO_DIGEST",
+    "Effort",
     "Held",
+    "Known",
     "NothingHeld",
     "Shipment",
     "ShippedBatch",
     "decode_shipment",
+    "effort_for",
     "encode_shipment",
 ]

@@ -41,10 +41,14 @@ PURE_NAMES = {
     "layout",
     "moment",
     "ops",
+    "packed",
+    "pieces",
     "plan",
     "retention",
     "sealing",
     "shipment",
+    "sketch",
+    "streams",
     "wire",
 }
 # The I/O libraries, os, and the standard library's other doors to it.
