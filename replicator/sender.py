@@ -191,8 +191,8 @@ class Sender:
 
     def _take(self, position: Position) -> None:
         """Note what the vault has said it holds."""
-        if position.next_lsn - 1 > self._report.acked_lsn:
-            self._backoff.reset()
+        partial = position.partial
+        self._backoff.reached(position.next_lsn, partial.received_bytes if partial else 0)
         self._report.acknowledged(position)
 
     # --- one step --------------------------------------------------------------------------------

@@ -112,5 +112,20 @@ def test_pauses_grow_to_a_bound_and_begin_anew_after_success() -> None:
     assert backoff.next_s() == pauses[0]
 
 
+def test_pauses_begin_anew_when_a_part_of_a_shipment_has_arrived() -> None:
+    backoff = Backoff(draw=lambda: 1.0)
+    backoff.reached(100, 5000)
+    first = backoff.next_s()
+    backoff.next_s()
+    backoff.reached(100, 5000)
+    assert backoff.next_s() > first
+    backoff.reached(100, 5001)
+    assert backoff.next_s() == first
+    backoff.reached(101, 0)
+    assert backoff.next_s() == first
+    backoff.reached(101, 0)
+    assert backoff.next_s() > first
+
+
 def test_pauses_are_drawn_from_zero_on() -> None:
     assert Backoff(draw=lambda: 0.0).next_s() == 0.0
