@@ -7,6 +7,7 @@ old connection is known to be dead here.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import TypeVar
@@ -18,6 +19,9 @@ from replicator.vault.limits import Limits
 from replicator.vault.line import Line
 from replicator.vault.root import VaultRoot, checked_line, checked_uuid
 from replicator.wire import Position
+
+MAX_FINISHED = 256
+"""Shipments that are remembered after they were taken in."""
 
 T = TypeVar("T")
 
@@ -31,6 +35,9 @@ class Desk:
         self._turn = trio.Lock()
         self._step = trio.Lock()
         self._line: Line | None = None
+        self._finished: deque[str] = deque(maxlen=MAX_FINISHED)
+        """Shipments that became part of the journal. One that a line brings once more must cost
+        neither what is half received of another one nor the connection that brings that."""
         self._sender: trio.CancelScope | None = None
         """Of the newest request that sends; it may still be waiting for its turn."""
 
@@ -45,6 +52,10 @@ class Desk:
 
         The errors of `Line`; VaultBusy when a newer connection takes over.
         """
+        if shipment in self._finished:
+            async for _ in pieces:
+                pass
+            return await self.position()
         if self._sender is not None:
             self._sender.cancel()
         with trio.CancelScope() as scope:
@@ -71,7 +82,9 @@ class Desk:
             return await self.position()
         async with self._ingests:
             # From here on the sender's line may drop: what is complete becomes part of the journal.
-            return await self._do(lambda line: line.finish())
+            position = await self._do(lambda line: line.finish())
+        self._finished.append(shipment)
+        return position
 
     async def close(self) -> None:
         """Wait for the step that is at work, and let go of the files."""

@@ -169,6 +169,19 @@ def test_a_newer_connection_takes_over_from_one_that_hangs(
     same_history(source, replica_of(server, source))
 
 
+def test_an_old_shipment_once_more_costs_the_one_that_is_under_way_nothing(
+    site: SiteClient, source: Store
+) -> None:
+    uuid = source.config.uuid
+    site.describe(uuid, BRANCH)
+    old, new, *_ = shipments(source, 2)
+    site.ship(uuid, old)
+    site.ship(uuid, new, 0, 1000)
+    before = site.position(uuid)
+    assert position_in(site.ship(uuid, old)) == site.position(uuid) == before
+    assert site.ship(uuid, new, 1000).status_code == 200
+
+
 def test_a_reader_sees_positions_and_sends_nothing(
     server: VaultServer, site: SiteClient, source: Store
 ) -> None:
