@@ -8,6 +8,7 @@
     vault   every sync of a vault that takes shipments in, on the same disk
     image   snapshots of file system images (ext4, xfs) under load
     guest   a virtual machine whose memory is lost
+    link    everything between a replicating volume and its vault, and both ends
 
 Prints the seed first and `N passed, N failed` last; one kill or cut with everything that was
 checked after it counts as one. With the same seed the same things are tried, though a kill hits
@@ -30,20 +31,22 @@ from pathlib import Path
 
 from tests.crash import disk_cuts, guests, images, tree_cuts, vault_cuts
 from tests.crash.campaign import Campaign, Failed
+from tests.crash.link_faults import LinkCampaign
 
 Survived = tuple[int, str]
 """How many kills or cuts were survived, and what went wrong, "" for nothing."""
 
 Say = Callable[[str], None]
 
-LONG = {"kill": 220, "disk": 900, "vault": 600, "image": 60, "guest": 56}
-SHORT = {"kill": 20, "disk": 80, "vault": 60, "image": 4, "guest": 2}
+LONG = {"kill": 220, "disk": 900, "vault": 600, "image": 60, "guest": 56, "link": 520}
+SHORT = {"kill": 20, "disk": 80, "vault": 60, "image": 4, "guest": 2, "link": 40}
 OF_ONE_VOLUME = {
     "kill": 22,
     "disk": 300,
     "vault": 300,
     "image": 6,
     "guest": guests.MOST_OF_ONE_START,
+    "link": 120,
 }
 TREE_SHARE = 5
 """One in so many cuts of kind `disk` is one of the backing tree."""
@@ -79,7 +82,7 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/crash", description=__doc__.partition("\n")[0])
     parser.add_argument("--short", action="store_true", help=f"only {SHORT}")
-    parser.add_argument("--kinds", default="", help="of kill,disk,vault,image,guest; default: all")
+    parser.add_argument("--kinds", default="", help=f"of {','.join(LONG)}; default: all")
     parser.add_argument("--count", action="append", default=[], metavar="KIND=N")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32), metavar="S")
     parser.add_argument("--keep", action="store_true", help="leave a failed volume's folder")
@@ -115,14 +118,22 @@ def _say(line: str) -> None:
 
 
 def _kill(base: Path, seed: int, count: int, short: bool) -> Survived:
-    campaign = Campaign(base, random.Random(seed), _say)
+    return _campaign(Campaign(base, random.Random(seed), _say), count)
+
+
+def _link(base: Path, seed: int, count: int, short: bool) -> Survived:
+    return _campaign(LinkCampaign(base, random.Random(seed), _say), count)
+
+
+def _campaign(campaign: Campaign, count: int) -> Survived:
     wrong = ""
     try:
         campaign.run(count)
     except (Failed, AssertionError) as error:
         log = campaign.volume.log_text().splitlines()[-40:]
         wrong = "\n".join([str(error), *(f"    {line}" for line in log)])
-    campaign.close()
+    finally:
+        campaign.close()
     return max(campaign.kills - bool(wrong), 0), wrong
 
 
@@ -183,6 +194,7 @@ CAMPAIGNS: dict[str, Callable[[Path, int, int, bool], Survived]] = {
     "vault": _vault,
     "image": _image,
     "guest": _guest,
+    "link": _link,
 }
 
 

@@ -46,6 +46,8 @@ class Failed(Exception):
 class Campaign:
     """One volume below `base`, driven by `rng`. `kills` counts those that hit a process."""
 
+    writers = WRITERS
+
     def __init__(self, base: Path, rng: random.Random, say: Callable[[str], None]) -> None:
         self._base = base
         self._random = rng
@@ -92,7 +94,7 @@ class Campaign:
 
     def _furnish(self) -> None:
         """What is there before protection begins: a part for each application."""
-        for number in range(WRITERS):
+        for number in range(self.writers):
             furnish(self.volume.backing / f"w{number}", self._random)
         (self.volume.backing / "bank").mkdir()
         bank.make(self.volume.backing / "bank" / "bank.db", self._mode)
@@ -156,7 +158,7 @@ class Campaign:
 
     def _start_applications(self) -> None:
         tree, database = str(self.volume.tree), str(self.volume.tree / "bank" / "bank.db")
-        for number in range(WRITERS):
+        for number in range(self.writers):
             top = f"w{number}"
             place = (tree, str(self._shadow), top, str(self._ledger(top)))
             self._start("tests.crash.writer", *place)
@@ -215,7 +217,7 @@ class Campaign:
 
     def _check_applications(self) -> list[str]:
         wrong = bank.check(self.volume.tree / "bank" / "bank.db", self._ledger("bank"))
-        for number in range(WRITERS):
+        for number in range(self.writers):
             wrong += self._check_writer(f"w{number}")
         return wrong
 

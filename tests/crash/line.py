@@ -50,6 +50,7 @@ MOST_HANDSHAKE_BYTES = 3000
 
 UP, DOWN = "up", "down"
 RESET_SHARE = 0.3
+EARLY_SHARE = 0.2
 
 
 @dataclass
@@ -76,6 +77,10 @@ class Line:
         self._rate = rate_bytes_s
         self.tls = tls
         self.bad = False
+        self.dark = False
+        """Nobody gets through."""
+        self.turned_away = 0
+        """So many tried it then."""
         self.faults: Counter[str] = Counter()
         """Those that happened."""
         self.answers: Counter[str] = Counter()
@@ -137,6 +142,10 @@ class Line:
             self._start(self._serve, site)
 
     def _serve(self, site: socket.socket) -> None:
+        if self.dark:
+            self.turned_away += 1
+            _reset(site)
+            return
         try:
             vault = _connected(self._target)
         except OSError:
@@ -166,9 +175,11 @@ class Line:
             return self._drawn(self._random, so_far)
 
     def _drawn(self, rng: random.Random, so_far: dict[str, int]) -> Fault:
-        start = MOST_HANDSHAKE_BYTES if self.tls and rng.random() < 0.8 else 0
-        far_up = so_far[UP] + start + int(2 ** rng.uniform(0, 17))
-        far_down = so_far[DOWN] + start + int(2 ** rng.uniform(0, 10))
+        # Mostly late enough for something to have come of the connection.
+        early = rng.random() < EARLY_SHARE
+        start = MOST_HANDSHAKE_BYTES if self.tls and not early else 0
+        far_up = so_far[UP] + start + int(2 ** rng.uniform(0 if early else 10, 18))
+        far_down = so_far[DOWN] + start + int(2 ** rng.uniform(0 if early else 8, 12))
         if rng.random() < RESET_SHARE:
             return Fault("reset", at=far_up if self.tls else -1)
         kinds = ["cut", "flip", "stall", "unheard"]
