@@ -76,6 +76,7 @@ _BY_CLASS: dict[type[Exception], ExitCode] = {
     store.errors.BadSettings: ExitCode.USAGE,
     store.errors.NoSuchVolume: ExitCode.NO_VOLUME,
     store.errors.VolumeExists: ExitCode.BUSY,
+    store.errors.RecoveryUnfinished: ExitCode.BUSY,
     store.errors.NotSeeded: ExitCode.UNREACHABLE,
     store.errors.NeverCaptured: ExitCode.NO_PATH,
     store.errors.InconsistentLog: ExitCode.DAMAGE,
@@ -105,6 +106,7 @@ _BY_CLASS: dict[type[Exception], ExitCode] = {
     replicator.errors.UnknownVolume: ExitCode.NO_VOLUME,
     replicator.errors.VaultExists: ExitCode.BUSY,
     replicator.errors.QuotaUsedUp: ExitCode.SPACE,
+    replicator.errors.NotEmpty: ExitCode.USAGE,
     replicator.errors.BadParcel: ExitCode.DAMAGE,
 }
 """Of a class, or of its nearest base that stands here."""

@@ -155,7 +155,7 @@ def _create(directory: str, wishes: Wishes) -> Store:
 
     root = Path(wishes.store) if wishes.store is not None else default_store_root(directory)
     root = Path(os.path.realpath(root))
-    _refuse_overlap(directory)
+    refuse_overlap(directory)
     check_directory(directory)
     check_store_place(directory, root)
     config = new_config(directory, time.time_ns(), **wishes.settings())
@@ -182,7 +182,7 @@ def _check_space(root: Path, config: VolumeConfig) -> None:
         )
 
 
-def _refuse_overlap(directory: str) -> None:
+def refuse_overlap(directory: str) -> None:
     """One tree belongs to one volume."""
     for store in list_stores():
         other = store.config.directory

@@ -178,3 +178,80 @@ def import_(
     from console.parcels import import_parcel
 
     import_parcel(file, root, site, line, position_to)
+
+
+@app.command()
+def recover(
+    directory: Annotated[
+        str, typer.Argument(metavar="DIR", help="Where it is to live: empty, or to be made.")
+    ],
+    *,
+    volume: Annotated[
+        str, typer.Option("--volume", metavar="V", help="The volume at the vault, name or UUID.")
+    ],
+    url: Annotated[
+        str | None, typer.Option("--from", metavar="URL", help="https://HOST:PORT of the vault.")
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option("--root", metavar="R", help="Or the vault's folder, on a disk.")
+    ] = None,
+    token_file: Annotated[
+        str, typer.Option(metavar="F", help="Holds the site's token; for its owner only (0600).")
+    ] = "",
+    ca: Annotated[
+        str, typer.Option(metavar="F", help="The vault's own certificate authority, PEM.")
+    ] = "",
+    client_cert: Annotated[
+        str, typer.Option(metavar="F", help="Certificate that proves who we are, PEM.")
+    ] = "",
+    client_key: Annotated[
+        str, typer.Option(metavar="F", help="Its key, if it is in a file of its own.")
+    ] = "",
+    line: Annotated[
+        str, typer.Option("--line", metavar="L", help="The line of history to go on with.")
+    ] = "main",
+    at: Annotated[
+        str,
+        typer.Option("--at", metavar="M", help="The moment; the newest whole one if left away."),
+    ] = "",
+    store: Annotated[
+        str | None, typer.Option("--store", metavar="S", help="Where to keep its history.")
+    ] = None,
+    ring_files: Annotated[
+        int | None, typer.Option(metavar="N", min=3, max=1024, help="Files of the intake log.")
+    ] = None,
+    ring_file_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Size of each of them, such as 128M.")
+    ] = None,
+    accept_failures: Annotated[
+        bool,
+        typer.Option("--accept-failures", help="Do without paths that can't be made here."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """The machine is gone: make its volume anew from the vault, to go on with its history."""
+    from console.recovering import Request
+    from console.recovering import run as run_recovery
+    from console.sizes import parse_size
+
+    settings: dict[str, object] = {}
+    if ring_files is not None:
+        settings["ring_files"] = ring_files
+    if ring_file_bytes is not None:
+        settings["ring_file_bytes"] = parse_size(ring_file_bytes)
+    request = Request(
+        directory,
+        volume,
+        url,
+        root,
+        token_file,
+        ca,
+        client_cert,
+        client_key,
+        line,
+        at,
+        store,
+        settings,
+        accept_failures,
+    )
+    raise typer.Exit(run_recovery(request, as_json))

@@ -19,6 +19,7 @@ ReplicationError              `hint` says what to do next
 ├── BadShipment               a shipment is not what its sender made: damaged, cut or hostile
 ├── Sealed                    the volume is sealed, and this can't be done without its key
 ├── KeyMissing                the key that sealed something is not at hand
+├── NotEmpty                  the directory of a recovery has something in it
 ├── BadParcel                 a file of shipments is damaged, cut, or none at all
 └── BadRequest                a request that is none, or is over a limit
     └── TooLarge              a body, or what it would become, is over a limit
@@ -151,6 +152,12 @@ class BadKeyFile(BadSettings):
     """A key file, or the backup of one, is damaged, missing, in the way, or open to others."""
 
     hint = "see `cdpfs replicate key --help`; import-backup makes a key file from its backup"
+
+
+class NotEmpty(ReplicationError):
+    """The directory of a recovery has something in it."""
+
+    hint = "name an empty directory, or move away what is in this one"
 
 
 class BadParcel(ReplicationError):

@@ -14,7 +14,7 @@ into an LSN first, then everything is asked as of that LSN:
     GET  history?path=P · points?path=P · deleted?path=P · diff?path=P&from_lsn=A&to_lsn=B
                                                          NDJSON of VersionMessage, PointRow, ...
     GET  companions?lsn=N&path=P                         [CompanionMessage]
-    GET  shipments?from=LSN                              a shipment, made anew from the journal
+    GET  shipments?from=LSN[&offset=BYTE]                a shipment, made anew from the journal
 
 Names and paths are bytes. As text they are `encode_name` of them: UTF-8 as it is, and every other
 byte, `%` and control characters as `%XX`; so no two texts mean the same name. In a URL that text is

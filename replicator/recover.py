@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from replicator.errors import BadShipment, ReplicationError
+from replicator.errors import BadShipment, NotEmpty
 from replicator.vault.ingest import LineWriter
 from replicator.wire import Description
 from store.errors import NoSuchVolume, RecoveryUnfinished, VolumeExists
@@ -71,12 +71,6 @@ class JournalSource(Protocol):
         each piece that is on disk."""
 
 
-class NotEmpty(ReplicationError):
-    """The directory of a recovery has something in it."""
-
-    hint = "name an empty directory, or move away what is in this one"
-
-
 @dataclass(frozen=True)
 class Wish:
     """What a person asked for. `at`: a moment, empty for the visible head."""
@@ -86,6 +80,8 @@ class Wish:
     at: str = ""
     settings: dict[str, object] | None = None
     """Further settings of the new store's `volume.toml`."""
+    accept_failures: bool = False
+    """Ready also without what could not be written here (no right to make a device, say)."""
 
 
 class Recovered(NamedTuple):
@@ -253,7 +249,7 @@ class _Recovery:
         with Place(os.fsencode(self._wish.directory)) as place:
             plan: TreePlan = plan_tree(view, place)
             report = carry_out(view, place, plan.steps, progress=self._bytes_done)
-        if report.ok:
+        if report.ok or (self._wish.accept_failures and not report.stopped):
             self._change(stage="ready", ended_ns=time.time_ns(), missing=len(plan.missing))
         return Recovered(self._store, self._note, point, report, plan.missing)
 

@@ -114,12 +114,6 @@ class LineInfo(msgspec.Struct, kw_only=True, frozen=True):
     """None: of the first line."""
 
 
-class Lines(msgspec.Struct, kw_only=True, frozen=True):
-    """All lines of a volume, the first one first."""
-
-    lines: list[LineInfo]
-
-
 class NewLine(msgspec.Struct, kw_only=True, frozen=True):
     """A line that is to begin where the history of `parent` has this mark (LSN 0: at nothing).
 
@@ -154,6 +148,14 @@ class Description(msgspec.Struct, kw_only=True, frozen=True):
     point_limit_s: float = 60.0
     sealed: bool = False
     """Shipments are encrypted with a key that the vault does not have."""
+
+
+class Lines(msgspec.Struct, kw_only=True, frozen=True):
+    """A volume and all its lines, the first one first."""
+
+    site: str
+    description: Description
+    lines: list[LineInfo]
 
 
 class Refusal(msgspec.Struct, kw_only=True, frozen=True):

@@ -57,17 +57,17 @@ def read_origin(store: Store) -> Origin | None:
 
 
 def list_lines(root: VaultRoot, uuid: str) -> Lines:
-    """Every line of a volume, with where it parts from which."""
-    return Lines(
-        lines=[
-            LineInfo(
-                line=name,
-                next_lsn=history_of(root, uuid, name).end() + 1,
-                origin=read_origin(root.store(uuid, name)),
-            )
-            for name in root.lines(uuid)
-        ]
-    )
+    """A volume and every line of it, with where it parts from which."""
+    volume = root.volume(uuid)
+    lines = [
+        LineInfo(
+            line=name,
+            next_lsn=history_of(root, uuid, name).end() + 1,
+            origin=read_origin(root.store(uuid, name)),
+        )
+        for name in root.lines(uuid)
+    ]
+    return Lines(site=volume.site, description=volume.description, lines=lines)
 
 
 def make_line(root: VaultRoot, uuid: str, wanted: NewLine, now_ns: int | None = None) -> str:

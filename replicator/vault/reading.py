@@ -242,7 +242,8 @@ class Reading:
         return message(found)
 
     async def shipments(self, request: Request) -> Response:
-        """A shipment that starts with the batch of an LSN; 204 when nothing follows."""
+        """A shipment that starts with the batch of an LSN, from byte `offset` of it on; 204 when
+        nothing follows. The digest is that of all of it: the same one is made again."""
         book = await self.book(request)
         start = Lsn(number(request, "from"))
         last = None
@@ -251,8 +252,9 @@ class Reading:
         data = await self.run(shipment_from, book, start, last)
         if data is None:
             return Response(status_code=204)
+        offset = number(request, "offset") if "offset" in request.query_params else 0
         headers = {DIGEST_HEADER: await self.run(_digest, data)}
-        return Response(data, 200, headers, "application/octet-stream")
+        return Response(data[offset:], 200, headers, "application/octet-stream")
 
     # --- parts -----------------------------------------------------------------------------------
 
