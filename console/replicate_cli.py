@@ -180,6 +180,19 @@ def import_(
     import_parcel(file, root, site, line, position_to)
 
 
+AuthorityFile = Annotated[
+    str, typer.Option("--ca", metavar="F", help="The vault's own certificate authority, PEM.")
+]
+CertificateFile = Annotated[
+    str,
+    typer.Option("--client-cert", metavar="F", help="Certificate that proves who we are, PEM."),
+]
+CertificateKeyFile = Annotated[
+    str,
+    typer.Option("--client-key", metavar="F", help="Its key, if it is in a file of its own."),
+]
+
+
 @app.command()
 def recover(
     directory: Annotated[
@@ -198,15 +211,9 @@ def recover(
     token_file: Annotated[
         str, typer.Option(metavar="F", help="Holds the site's token; for its owner only (0600).")
     ] = "",
-    ca: Annotated[
-        str, typer.Option(metavar="F", help="The vault's own certificate authority, PEM.")
-    ] = "",
-    client_cert: Annotated[
-        str, typer.Option(metavar="F", help="Certificate that proves who we are, PEM.")
-    ] = "",
-    client_key: Annotated[
-        str, typer.Option(metavar="F", help="Its key, if it is in a file of its own.")
-    ] = "",
+    ca: AuthorityFile = "",
+    client_cert: CertificateFile = "",
+    client_key: CertificateKeyFile = "",
     line: Annotated[
         str, typer.Option("--line", metavar="L", help="The line of history to go on with.")
     ] = "main",
