@@ -11,6 +11,7 @@ from typing import Final
 
 from replicator.columns import Meta
 from replicator.sketch import Ref
+from store.errors import DamagedError
 from store.journal import NeverCaptured, NotSeeded, OpMeta, Snapshot
 from store.types import Lsn, NodeId
 
@@ -36,7 +37,7 @@ class JournalHeld:
         if kept is None:
             kept = self._read(lsn)
             if kept is None:
-                return self._snapshot.payload_part(Lsn(lsn), start, stop)
+                return self._part(Lsn(lsn), start, stop)
         else:
             self._kept.move_to_end(lsn)
         if not 0 <= start <= stop <= len(kept):
@@ -71,12 +72,19 @@ class JournalHeld:
             raise KeyError(lsn)
         return op
 
+    def _part(self, lsn: Lsn, start: int, stop: int) -> bytes:
+        """From the segments. What is damaged there counts as not held: it can be sent again."""
+        try:
+            return self._snapshot.payload_part(lsn, start, stop)
+        except DamagedError as error:
+            raise KeyError(lsn) from error
+
     def _read(self, lsn: int) -> bytes | None:
         """The whole payload, remembered; None if it is too large for that."""
         op = self._op(lsn)
         if op.length > MAX_WHOLE_BYTES:
             return None
-        data = self._kept[lsn] = self._snapshot.payload_part(op.lsn, 0, op.length)
+        data = self._kept[lsn] = self._part(op.lsn, 0, op.length)
         self._kept_bytes += len(data)
         while self._kept_bytes > MAX_KEPT_BYTES:
             self._kept_bytes -= len(self._kept.popitem(last=False)[1])

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from typing import NamedTuple
 
+from replicator.effort import Chooser, Effort
+from replicator.held import JournalHeld
 from replicator.parting import CommonSearch
 from replicator.plan import BatchEnd, Kept, Step, plan
 from replicator.sealer import Sealer
 from replicator.sealing import Ends, is_sealed
-from replicator.shipment import ShippedBatch, encode_shipment
+from replicator.shipment import Known, ShippedBatch, encode_shipment
+from replicator.sketch import Sketch
 from replicator.wire import MAX_SHIPMENT_BATCHES, MAX_SHIPMENT_BYTES, Position, shipment_id
 from store import durable
 from store.batch import NO_DIGEST
@@ -120,6 +124,9 @@ class Outgoing:
         self._sealer = sealer
         self._folder = store.root / "outgoing"
         self._current: Ready | None = self._load()
+        self._sketch = Sketch()
+        self.chooser = Chooser()
+        """How much work the next shipment's bytes are worth."""
 
     def use_sealer(self, sealer: Sealer | None) -> None:
         """Seal by this from now on, or not at all. What was made otherwise is never sent."""
@@ -168,11 +175,18 @@ class Outgoing:
         assert self._current is not None and self.suits(self._current)
         return self._current
 
-    def build(self, first_lsn: int, raw_bytes: int, last_lsn: int | None = None) -> Ready:
+    def build(
+        self,
+        first_lsn: int,
+        raw_bytes: int,
+        last_lsn: int | None = None,
+        effort: Effort | None = None,
+    ) -> Ready:
         """A shipment of the batches from `first_lsn` on: about `raw_bytes`, at least one batch.
 
-        The first batch must be committed; none goes beyond `last_lsn`, the end of one.
-        DamagedError when one can't be read. Nothing is kept before `keep`.
+        The first batch must be committed; none goes beyond `last_lsn`, the end of one. Without an
+        `effort`, it is made with the one that suits the line. DamagedError when a batch can't be
+        read. Nothing is kept before `keep`.
         """
         batches: list[ShippedBatch] = []
         raw = last = 0
@@ -186,9 +200,14 @@ class Outgoing:
                 full = raw >= raw_bytes or len(batches) == MAX_SHIPMENT_BATCHES
                 if full or last == last_lsn:
                     break
-        assert batches and batches[0].ops[0].lsn == first_lsn, first_lsn
-        previous = self.digest_before(first_lsn)
-        data = encode_shipment(self._store.uuid, previous, batches)
+            assert batches and batches[0].ops[0].lsn == first_lsn, first_lsn
+            previous = self.digest_before(first_lsn)
+            effort = effort or self.chooser.choose()
+            start = time.monotonic()
+            held = JournalHeld(snapshot, Lsn(first_lsn))
+            known = Known(held, self._sketch, held.older)
+            data = encode_shipment(self._store.uuid, previous, batches, known, effort)
+            self.chooser.built(effort, raw, len(data), time.monotonic() - start)
         if sealer is not None:
             digest = batches[-1].digest
             ends = Ends(self._store.uuid, Lsn(first_lsn), Lsn(last), previous, digest)

@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 import xxhash
 
+from replicator.effort import Effort
 from replicator.errors import BadParcel
 from replicator.outgoing import MAX_RAW_BYTES, Outgoing, Ready
 from replicator.wire import MAX_MESSAGE_BYTES, MAX_SHIPMENT_BYTES, Description, shipment_id
@@ -142,7 +143,7 @@ class Export:
             os.fchmod(file.fileno(), 0o600)
             reached = self._go_on(file, first_lsn)
             while reached < last_lsn:
-                ready = self._outgoing.build(reached + 1, MAX_RAW_BYTES, last_lsn)
+                ready = self._outgoing.build(reached + 1, MAX_RAW_BYTES, last_lsn, Effort.FAST)
                 self._write(file, ready)
                 reached = ready.kept.last_lsn
                 progress(ready.raw_bytes)

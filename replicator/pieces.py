@@ -254,7 +254,10 @@ class PieceEncoder:
         ref = self._sketch.kin(data) or found.ref
         if ref is None or len(self._try_read(ref, piece)) < _WORTH_MOVING:
             return found
-        window = self._state.window(ref, piece.size, piece.ref.lsn)
+        try:
+            window = self._state.window(ref, piece.size, piece.ref.lsn)
+        except KeyError:
+            return found
         moves = delta.find_moves(data, window)
         cost = delta.cost_of_moves(moves)
         return _Choice(cost, ref, (), moves, window) if cost * 2 < found.cost else found

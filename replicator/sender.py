@@ -184,6 +184,8 @@ class Sender:
         log.info("the vault does not take what was sent: %s", error)
         self._strange += 1
         if isinstance(error, BadShipment):
+            self._outgoing.chooser.refused()
+            self._ahead = None
             await self._in_thread(self._outgoing.drop)
         if self._strange >= MAX_STRANGE:
             self._strange = 0
@@ -268,8 +270,13 @@ class Sender:
             before = at
 
         uuid, shipment = self._store.uuid, ready.kept.shipment
+        chooser = self._outgoing.chooser
+        chooser.limit_bps = self._report.limit_bps
+        began_s = trio.current_time()
         try:
-            return await link.ship(uuid, line, shipment, ready.data, start, progress)
+            position = await link.ship(uuid, line, shipment, ready.data, start, progress)
+            chooser.shipped(len(ready.data) - start, trio.current_time() - began_s)
+            return position
         except Forked as error:
             # Somebody else has just written there; the vault's position tells what to do.
             raise Gap(str(error), error.hint) from error

@@ -9,12 +9,12 @@ digests if nothing was changed on the way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
 from typing import NamedTuple
 
 import xxhash
 import zstandard
 
+from replicator.effort import Effort
 from replicator.errors import BadShipment
 from replicator.packed import Body, Held, Known, NothingHeld, pack_ops, unpack_ops
 from replicator.streams import Level
@@ -63,28 +63,6 @@ _meta = OP_META.codec
 _hash = xxhash.xxh3_64_intdigest
 
 PLAIN, PACKED = 0, 1
-
-
-class Effort(Enum):
-    """How much work a shipment's bytes are worth. The values are for tables and logs."""
-
-    FAST = "fast"
-    """Plain, quickly compressed: keeps up with a fast line."""
-    GOOD = "good"
-    """With references to what both ends hold, quickly compressed."""
-    BEST = "best"
-    """The fewest bytes."""
-
-
-FAST_LINE_BPS = 20e6
-GOOD_LINE_BPS = 2e6
-
-
-def effort_for(rate_bps: float | None) -> Effort:
-    """The effort that suits a line of so many bits per second; None: as fast as it goes."""
-    if rate_bps is None or rate_bps >= FAST_LINE_BPS:
-        return Effort.FAST
-    return Effort.GOOD if rate_bps >= GOOD_LINE_BPS else Effort.BEST
 
 
 _PLAIN_LEVEL = 1
@@ -277,6 +255,5 @@ __all__ = [
     "Shipment",
     "ShippedBatch",
     "decode_shipment",
-    "effort_for",
     "encode_shipment",
 ]

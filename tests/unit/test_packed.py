@@ -10,18 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator import streams
+from replicator.effort import Effort
 from replicator.errors import BadShipment
 from replicator.held import JournalHeld
 from replicator.shipment import (
     HEADER_BYTES,
     SHIPMENT_BATCH,
     SHIPMENT_HEADER,
-    Effort,
     Known,
     NothingHeld,
     Shipment,
     decode_shipment,
-    effort_for,
     encode_shipment,
 )
 from replicator.sketch import Sketch
@@ -223,17 +222,3 @@ def test_random_content_grows_by_little() -> None:
     ops = [write(lsn, os.urandom(1 << 20)) for lsn in range(1, 5)]
     encoded = encode_shipment(VOLUME, NO_DIGEST, make_batches(ops, 4), effort=Effort.GOOD)
     assert len(encoded) < (4 << 20) * 1.001 + 1000
-
-
-@pytest.mark.parametrize(
-    ("rate_bps", "effort"),
-    [
-        (56e3, Effort.BEST),
-        (1e6, Effort.BEST),
-        (10e6, Effort.GOOD),
-        (100e6, Effort.FAST),
-        (None, Effort.FAST),
-    ],
-)
-def test_a_thin_line_is_worth_more_work(rate_bps: float | None, effort: Effort) -> None:
-    assert effort_for(rate_bps) is effort

@@ -1,0 +1,57 @@
+"""How much work is put into a shipment: as much as gets most of the journal to the vault."""
+
+import pytest
+
+from replicator.effort import Chooser, Effort, effort_for
+
+
+@pytest.mark.parametrize(
+    ("line_bps", "effort"),
+    [
+        (56e3, Effort.BEST),
+        (1e6, Effort.BEST),
+        (100e6, Effort.FAST),
+        (1e9, Effort.FAST),
+    ],
+)
+def test_a_thin_line_is_worth_more_work(line_bps: float, effort: Effort) -> None:
+    assert effort_for(line_bps) is effort
+
+
+def test_a_line_that_turns_out_fast_gets_what_is_quickly_made() -> None:
+    chooser = Chooser()
+    for _ in range(8):
+        effort = chooser.choose()
+        chooser.built(effort, 4 << 20, 200_000, 0.02 if effort is Effort.FAST else 0.4)
+        chooser.shipped(200_000, 0.002)
+    assert chooser.choose() is Effort.FAST
+
+
+def test_a_throttled_line_is_a_thin_line() -> None:
+    chooser = Chooser()
+    for _ in range(8):
+        chooser.shipped(1 << 20, 0.01)
+    assert chooser.choose() is Effort.FAST
+    chooser.limit_bps = 56_000
+    assert chooser.choose() is Effort.BEST
+
+
+def test_content_that_can_not_be_made_smaller_is_not_worth_much_work() -> None:
+    chooser = Chooser()
+    seen = []
+    for _ in range(12):
+        effort = chooser.choose()
+        seen.append(effort)
+        speed = {Effort.FAST: 200e6, Effort.GOOD: 20e6, Effort.BEST: 3e6}[effort]
+        chooser.built(effort, 4 << 20, 4 << 20, (4 << 20) / speed)
+        chooser.shipped(4 << 20, (4 << 20) * 8 / 50e6)
+    assert seen[-1] is not Effort.BEST
+
+
+def test_what_the_vault_could_not_read_goes_out_plain_the_next_time() -> None:
+    chooser = Chooser()
+    assert chooser.choose() is not Effort.FAST
+    chooser.refused()
+    assert chooser.choose() is Effort.FAST
+    chooser.shipped(1000, 0.001)
+    assert chooser.choose() is not Effort.FAST
