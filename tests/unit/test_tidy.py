@@ -32,6 +32,7 @@ PURE_NAMES = {
     "barriers",
     "batch",
     "bucket",
+    "calendar",
     "columns",
     "cycles",
     "delta",
