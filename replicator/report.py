@@ -10,6 +10,7 @@ import os
 import time
 
 from replicator.backlog import Backlog
+from replicator.calendar import NO_LIMIT
 from replicator.outgoing import FIRST_RATE_BPS, Sizer
 from replicator.pace import Bell
 from replicator.settings import ReplicaSettings
@@ -30,8 +31,8 @@ class Report:
         self.acked_lsn = self.visible_lsn = 0
         self.parted: Parted | None = None
         self.sent_bytes = 0
-        self.limit_bps: int | None = None
-        self.limit_reason = ""
+        self.limit = NO_LIMIT
+        self._wire_sent_bytes = self._wire_received_bytes = 0
         self._state: State = "connecting"
         self._rate = RateMeter()
         self._error = self._hint = ""
@@ -57,7 +58,8 @@ class Report:
     def speed_bps(self) -> float:
         """Bits per second that the line is likely to carry."""
         speed = self._rate.bps or FIRST_RATE_BPS
-        return min(speed, self.limit_bps) if self.limit_bps else speed
+        limit_bps = self.limit.rate_bps
+        return min(speed, limit_bps) if limit_bps else speed
 
     def failed(self, state: State, error: Exception) -> None:
         """A connection ended with `error`. It is logged once, not at each try."""
@@ -83,14 +85,16 @@ class Report:
         """So many bytes of a shipment have gone out."""
         self.sent_bytes += count
 
-    def tick(self) -> None:
-        """Once a second or so: the rate is over what went out between ticks."""
-        self._rate.sample(time.monotonic(), self.sent_bytes)
+    def tick(self, wire_sent_bytes: int, wire_received_bytes: int) -> None:
+        """Once a second or so: what went over the connection until now, everything counted."""
+        self._rate.sample(time.monotonic(), wire_sent_bytes)
+        self._wire_sent_bytes = wire_sent_bytes
+        self._wire_received_bytes = wire_received_bytes
 
     def status(self, settings: ReplicaSettings | None, backlog: Backlog) -> ReplicaStatus:
         """All of it."""
-        sending = self._state == "sending"
-        paused = sending and self.limit_bps == 0
+        limit_bps = self.limit.rate_bps
+        paused = limit_bps == 0 and self._state in ("sending", "connecting")
         rate = self._rate.bps
         return ReplicaStatus(
             state="paused" if paused else self._state,
@@ -99,10 +103,11 @@ class Report:
             indexed_lsn=backlog.indexed_lsn,
             lag_s=round(backlog.lag_s(), 3),
             lag_bytes=backlog.payload_bytes,
-            limit_bps=self.limit_bps,
-            limit_reason=self.limit_reason,
+            limit_bps=limit_bps,
+            limit_reason=self.limit.reason,
+            limit_until_ns=self.limit.until_ns,
             rate_bps=int(rate),
-            eta_s=eta_s(backlog.payload_bytes, self.sizer.ratio, rate, self.limit_bps),
+            eta_s=eta_s(backlog.payload_bytes, self.sizer.ratio, rate, limit_bps),
             error=self._error,
             hint=self._hint,
             url=settings.link.url if settings is not None else "",
@@ -111,6 +116,8 @@ class Report:
             line=settings.link.line if settings is not None else "",
             parted=self.parted,
             sent_bytes=self.sent_bytes,
+            wire_sent_bytes=self._wire_sent_bytes,
+            wire_received_bytes=self._wire_received_bytes,
             clock_ahead_s=self._clock_ahead_s,
             alarm_lag_s=settings.policy.alarm_lag_s if settings is not None else 0.0,
             pid=os.getpid(),

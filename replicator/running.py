@@ -15,14 +15,17 @@ from pathlib import Path
 import trio
 
 from replicator.backlog import Backlog
+from replicator.calendar import rate_text
 from replicator.errors import BadSettings
-from replicator.link import Link
+from replicator.link import Link, tls_context
+from replicator.metered import transport
 from replicator.outgoing import Outgoing
 from replicator.pace import Bell, watch_network
 from replicator.report import Report
 from replicator.sender import Sender
 from replicator.settings import ReplicaSettings, load_settings, settings_path
 from replicator.status import ReplicaStatus, read_status, write_status
+from replicator.throttle import Throttle
 from store.errors import StoreBusy
 from store.journal import Journal
 from store.statepage import StatePage
@@ -66,6 +69,7 @@ class Replicator:
             self._open_link,
             self._thread,
         )
+        self._throttle = Throttle(self._tell_limit)
         self._settings: ReplicaSettings | None = None
         self._conversation = trio.CancelScope()
         self._poked = Bell()
@@ -73,6 +77,7 @@ class Replicator:
 
     def close(self) -> None:
         """Give everything back."""
+        self._throttle.close()
         self._page.close()
         self._journal.close()
         os.close(self._lock_fd)
@@ -92,6 +97,7 @@ class Replicator:
             nursery.start_soon(self._watch_page)
             nursery.start_soon(self._watch_settings)
             nursery.start_soon(self._write_status)
+            nursery.start_soon(self._throttle.run)
             await self._follow_settings(until_caught_up)
             scope.cancel()
         self._say_goodbye()
@@ -111,6 +117,7 @@ class Replicator:
             if self._settings is None or settings.link != self._settings.link:
                 await self._remember(settings)
             self._settings = settings
+            self._throttle.follow(settings)
             self._conversation = trio.CancelScope()
             with self._conversation:
                 await self._sender.run(settings, until_caught_up)
@@ -166,6 +173,7 @@ class Replicator:
             self._conversation.cancel()
         else:
             self._settings = settings
+            self._throttle.follow(settings)
         self._report.changed.ring()
 
     async def _watch_page(self) -> None:
@@ -186,7 +194,8 @@ class Replicator:
         written_at = 0.0
         while True:
             await self._report.changed.wait(STATUS_S)
-            self._report.tick()
+            meter = self._throttle.meter
+            self._report.tick(meter.sent_bytes, meter.received_bytes)
             if self._backlog.indexed_lsn != self._page.indexed_lsn:
                 await trio.to_thread.run_sync(self._backlog.look, limiter=self._thread)
             status = self._report.status(self._settings, self._backlog)
@@ -220,7 +229,14 @@ class Replicator:
                 return
 
     def _open_link(self, settings: ReplicaSettings) -> Link:
-        return Link.open(settings.link)
+        tls = tls_context(settings.link)
+        return Link.open(settings.link, transport(self._throttle.meter, tls))
+
+    def _tell_limit(self) -> None:
+        standing = self._throttle.standing
+        log.info("limit: %s (%s)", rate_text(standing.rate_bps), standing.reason)
+        self._report.limit = standing
+        self._report.changed.ring()
 
 
 def is_running(store: Store) -> bool:

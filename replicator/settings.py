@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import msgspec
 import tomli_w
 
+from replicator.calendar import Calendar, Override, parse_rate, parse_rule
 from replicator.errors import BadSettings
 from replicator.wire import MAIN_LINE, LineName
 from store import durable
@@ -35,7 +36,7 @@ _MEND = "mend it, or write it anew: cdpfs replicate start DIR --to URL --token-f
 
 AbsolutePath = Annotated[str, msgspec.Meta(pattern="^(/.*)?$", max_length=4096)]
 """Absolute, or empty for none."""
-RateText = Annotated[str, msgspec.Meta(pattern=r"^(off|pause|[0-9]+(\.[0-9]+)?[kMG]?)$")]
+RateText = Annotated[str, msgspec.Meta(max_length=32)]
 """Bits per second, such as `56k` or `2.5M`; `off` for no limit, `pause` (or 0) for nothing."""
 
 
@@ -116,6 +117,7 @@ def load_settings(store_root: Path) -> ReplicaSettings | None:
     try:
         settings = msgspec.convert(tomllib.loads(raw.decode("utf-8")), ReplicaSettings)
         check_url(settings.link.url)
+        calendar_of(settings.throttle, settings.override)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise BadSettings(f"{path}: {error}", _MEND) from error
     return settings
@@ -131,7 +133,24 @@ def save_settings(store_root: Path, settings: ReplicaSettings) -> None:
     except msgspec.ValidationError as error:
         raise BadSettings(f"replication can't be set up like this: {error}") from error
     check_url(settings.link.url)
+    calendar_of(settings.throttle, settings.override)
     durable.write_file_atomically(settings_path(store_root), tomli_w.dumps(values).encode())
+
+
+def calendar_of(
+    rules: list[ThrottleSettings], override: OverrideSettings | None, zone: str | None = None
+) -> Calendar:
+    """The calendar that settings mean. BadSettings names the rule that makes no sense."""
+    parsed = []
+    for number, rule in enumerate(rules, 1):
+        try:
+            parsed.append(parse_rule(rule.days, rule.hours, rule.rate))
+        except BadSettings as error:
+            raise BadSettings(f"[[throttle]] number {number}: {error}", error.hint) from error
+    by_hand = None
+    if override is not None:
+        by_hand = Override(parse_rate(override.rate), override.until_ns)
+    return Calendar(parsed, by_hand, zone)
 
 
 def check_url(url: str) -> None:

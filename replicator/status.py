@@ -67,6 +67,8 @@ class ReplicaStatus(msgspec.Struct, kw_only=True):
     limit_bps: int | None = None
     """None: no limit; 0: paused."""
     limit_reason: str = ""
+    limit_until_ns: int | None = None
+    """Wall time at which another limit holds; None: not by itself."""
     rate_bps: int = 0
     eta_s: float | None = None
     """Until the vault has everything, at the limit (without one: at the rate); None: unknown."""
@@ -81,6 +83,9 @@ class ReplicaStatus(msgspec.Struct, kw_only=True):
     """None: nobody else ever wrote under this volume's name, as far as is known."""
     sent_bytes: int = 0
     """Of shipments, by this process."""
+    wire_sent_bytes: int = 0
+    """Everything that this process sent, as it went over the line: headers, TLS, repetitions."""
+    wire_received_bytes: int = 0
     clock_ahead_s: float | None = None
     """The vault's clock minus ours, as it was when the connection began."""
     alarm_lag_s: float = 0.0
