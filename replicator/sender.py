@@ -271,7 +271,7 @@ class Sender:
 
         uuid, shipment = self._store.uuid, ready.kept.shipment
         chooser = self._outgoing.chooser
-        chooser.limit_bps = self._report.limit_bps
+        chooser.limit_bps = self._report.limit.rate_bps
         began_s = trio.current_time()
         try:
             position = await link.ship(uuid, line, shipment, ready.data, start, progress)
