@@ -262,3 +262,44 @@ def recover(
         accept_failures,
     )
     raise typer.Exit(run_recovery(request, as_json))
+
+
+@app.command()
+def mirror(
+    volume: Annotated[str, typer.Argument(metavar="VOLUME", help="UUID or name, at the vault.")],
+    *,
+    origin: Annotated[
+        str, typer.Option("--from", metavar="URL|R", help="The vault, or its folder.")
+    ],
+    root: Annotated[
+        str, typer.Option(metavar="R", help="The mirror's folder; made if it is not there.")
+    ],
+    key_file: Annotated[
+        str, typer.Option(metavar="F", help="The key file with which the volume was sealed.")
+    ],
+    line: Annotated[str | None, typer.Option(metavar="L", help="The line of history.")] = None,
+    token_file: Annotated[str | None, typer.Option(metavar="F", help="Holds a token.")] = None,
+    ca: Annotated[
+        str | None, typer.Option(metavar="F", help="The vault's certificate authority, PEM.")
+    ] = None,
+    client_cert: Annotated[
+        str | None, typer.Option(metavar="F", help="Certificate instead of a token, PEM.")
+    ] = None,
+    client_key: Annotated[
+        str | None, typer.Option(metavar="F", help="Its key, if it is in a file of its own.")
+    ] = None,
+) -> None:
+    """Fetch a sealed volume and open it with its key, into a folder that vault commands read."""
+    from console.mirroring import mirror as work
+
+    work(
+        volume,
+        origin,
+        root,
+        key_file,
+        line,
+        token_file=token_file,
+        ca=ca,
+        client_cert=client_cert,
+        client_key=client_key,
+    )

@@ -62,6 +62,11 @@ class SealedSource:
         """For people."""
         return self._vault.name
 
+    @property
+    def site(self) -> str:
+        """Whose volume it is."""
+        return self._volume.site
+
     def held(self) -> Held:
         """What the vault has. Digests are compared by `feed`, shipment by shipment."""
         for line in self._volume.lines:

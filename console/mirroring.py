@@ -1,0 +1,78 @@
+"""`cdpfs replicate mirror`: a sealed volume, opened with its key, in a vault's folder at hand.
+
+Duty: from options to a source of sealed shipments, and what is opened into a line that every
+command at a vault can read. Run again it fetches what is new. Blocking.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from console.errors import WrongUse
+from console.output import note, path_text, say
+from replicator.key_file import read_key_file
+from replicator.sealed_source import SealedFolder, SealedLink, SealedSource
+from replicator.settings import LinkSettings, check_url
+from replicator.vault.ingest import LineWriter
+from replicator.vault.root import VaultRoot
+from replicator.wire import MAIN_LINE
+
+REPORT_EVERY = 200
+"""Shipments between two words on how far it is."""
+
+
+def mirror(
+    volume: str, origin: str, root: str, key_file: str, line: str | None, **link: str | None
+) -> None:
+    """Fetch what is new of a sealed volume into the mirror at `root`, which is made if need be.
+
+    `link`: the options that LinkSettings has, without the address.
+    """
+    ring = read_key_file(Path(key_file))
+    line = line or MAIN_LINE
+    with _vault(origin, link) as vault:
+        source = SealedSource(vault, volume, line, ring)
+        held = source.held()
+        with contextlib.closing(_mirror_root(Path(root))) as mirrored:
+            mirrored.lock()
+            open_there = msgspec.structs.replace(held.description, sealed=False)
+            mirrored.create_volume(source.site, held.uuid, open_there)
+            store = mirrored.create_line(held.uuid, line)
+            with contextlib.closing(LineWriter.open(store)) as writer:
+                _feed(source, writer, int(held.next_lsn))
+                reached = writer.position()[0] - 1
+    say(f"mirrored  {path_text(held.description.name)}  up to LSN {reached}  in  {path_text(root)}")
+    say(f"  next: cdpfs vault mount --root {path_text(root)} {held.uuid} DIR")
+    say(f"    or: cdpfs restore PATH --at MOMENT --to DEST --store {path_text(str(store.root))}")
+
+
+def _feed(source: SealedSource, writer: LineWriter, end: int) -> None:
+    for count, lsn in enumerate(source.feed(writer), 1):
+        if count % REPORT_EVERY == 0:
+            note(f"LSN {lsn - 1} of {end - 1}")
+
+
+@contextlib.contextmanager
+def _vault(origin: str, link: dict[str, Any]) -> Iterator[SealedLink | SealedFolder]:
+    """Where the shipments are: an address, or a vault's folder."""
+    if not origin.startswith(("http://", "https://")):
+        yield SealedFolder(VaultRoot.open(Path(origin)))
+        return
+    check_url(origin)
+    names = {key: os.path.abspath(value) for key, value in link.items() if value}
+    if not names.get("token_file") and not names.get("client_cert"):
+        raise WrongUse("the vault must know who we are", "give --token-file F or --client-cert F")
+    with SealedLink(LinkSettings(url=origin, **names)) as opened:
+        yield opened
+
+
+def _mirror_root(path: Path) -> VaultRoot:
+    if (path / "vault.toml").exists():
+        return VaultRoot.open(path)
+    return VaultRoot.create(path)
