@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import socket
+import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from store.format import Flag, Kind
+from store.indexer import Indexer
 from store.journal import Journal, OpMeta
+from store.relocation import read_relocation, write_relocation
 from store.types import Lsn
 from tests.mount.replicas import VaultDisk, lose
 from tests.mount.test_external import CHANGES, _fill
 from tests.mount.trees import assert_same, copy_of
+from tests.unit.journal_workload import Workload, make_store
+from tests.unit.shipping import go_on
 from tests.volume import Volume
 
 
 class Site:
     """A volume that is lost and found again. `revived` is it on its new machine."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, **settings: Any) -> None:
         self.base = base
-        self.old = Volume(base / "old")
+        self.old = Volume(base / "old", **settings)
         self.vault = VaultDisk(base)
         self.revived: Volume | None = None
         self.held = 0
@@ -157,3 +167,162 @@ def _kill_while_it_is_taken_over(volume: Volume) -> None:
     volume.process.kill()
     mounting.join()
     volume.kill()
+
+
+def test_times_go_on_growing_where_the_clock_is_behind_the_journal(tmp_path: Path) -> None:
+    """The lost machine's clock was an hour ahead."""
+    store = make_store(tmp_path)
+    workload, hour_ns = Workload(store), 3600 * 10**9
+    workload._now = itertools.count(time.time_ns() + hour_ns, 1_000_003)
+    indexer = Indexer(store)
+    go_on(workload, indexer, 2, 30)
+    indexer.close()
+    vault = VaultDisk(tmp_path)
+    held = vault.carry(store)
+    done = vault.recover(store.config.uuid, tmp_path / "new", tmp_path / "new-store")
+    revived = Volume.of(done.store, tmp_path / "new.log")
+    try:
+        revived.mount()
+        (revived.tree / "new file").write_bytes(b"later")
+        revived.sync()
+        times = [op.time_ns for op in ops_after(revived, held - 1)]
+        assert times == sorted(set(times))
+        assert any("ahead of the machine's" in a for a in revived.call("status")["alarms"])
+        assert vault.carry(revived.store) > held
+    finally:
+        revived.close()
+
+
+def test_what_the_initial_backup_had_not_reached_is_named_and_counts_as_gone(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path, seed_rate_bytes_s=1)
+    (site.old.backing / "before").write_bytes(b"b" * (3 << 20))
+    (site.old.backing / "sub").mkdir()
+    (site.old.backing / "sub" / "unknown").write_bytes(b"nobody asked for it")
+    try:
+        site.old.mount()
+        (site.old.tree / "new").write_bytes(b"new")
+        (site.old.tree / "before").stat()
+        (site.old.tree / "sub" / "made").write_bytes(b"made")
+        end = site.ship()
+        lose(site.old)
+        done = site.vault.recover(
+            site.old.store.config.uuid, tmp_path / "new", tmp_path / "new-store", at=f"@lsn:{end}"
+        )
+        assert done.ready
+        missing = {failure.path for failure in done.missing}
+        assert b"before" in missing
+        assert missing & {b"sub/", b"sub/unknown"}  # as far as the walk had come
+        assert done.note.missing == len(missing)
+        revived = site.revived = Volume.of(done.store, tmp_path / "new.log")
+        assert (revived.backing / "sub" / "made").read_bytes() == b"made"
+        revived.mount()
+        assert sorted(os.listdir(revived.tree)) == ["new", "sub"]
+        lsn = revived.sync()
+        assert sorted(os.listdir(revived.past(lsn))) == ["new", "sub"]
+        new = ops_after(revived, end)
+        gone = [op for op in new if op.kind == Kind.UNLINK]
+        assert gone and all(op.flags & Flag.EXTERNAL for op in gone)
+        # A person finds the file elsewhere and puts it there: it is backed up from now on.
+        (revived.tree / "before").write_bytes(b"found again")
+        assert (revived.past(revived.sync()) / "before").read_bytes() == b"found again"
+    finally:
+        site.close()
+
+
+def test_lists_of_rights_and_odd_things_come_back(site: Site) -> None:
+    site.old.mount()
+    tree = site.old.tree
+    acl = (
+        b"\x02\0\0\0"
+        b"\x01\0\x06\0\xff\xff\xff\xff"
+        b"\x02\0\x06\0\x07\0\0\0"
+        b"\x04\0\x04\0\xff\xff\xff\xff"
+        b"\x10\0\x06\0\xff\xff\xff\xff"
+        b"\x20\0\x04\0\xff\xff\xff\xff"
+    )
+    (tree / "acl").write_bytes(b"for user 7 as well")
+    os.setxattr(tree / "acl", "system.posix_acl_access", acl)
+    (tree / "inherits").mkdir()
+    os.setxattr(tree / "inherits", "system.posix_acl_default", acl)
+    (tree / "set-id").write_bytes(b"#!")
+    os.chown(tree / "set-id", 7, 8)
+    os.chmod(tree / "set-id", 0o6755)
+    os.setxattr(tree / "set-id", "user.long", b"x" * 3000)
+    os.setxattr(tree / "set-id", "security.test", b"label")
+    os.symlink(b"\xff nowhere", tree / "dangling")
+    os.lchown(tree / "dangling", 9, 9)
+    os.utime(tree / "dangling", ns=(1, 5_000_000_007), follow_symlinks=False)
+    os.mknod(tree / "device", 0o600 | stat.S_IFBLK, os.makedev(7, 250))
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tree / "s"))
+    (tree / ("n" * 255)).write_bytes(b"")
+    deep = tree
+    for _ in range(30):
+        deep = deep / ("d" * 40)
+    deep.mkdir(parents=True)
+    (deep / "deep").write_bytes(b"deep")
+    wanted, end = copy_of(tree), site.ship()
+    revived = site.recover(at=f"@lsn:{end}")
+    assert_same(revived.backing, wanted)
+    revived.mount()
+    assert_same(revived.tree, wanted)
+    assert "external" not in revived.log_text()
+
+
+@pytest.mark.parametrize("machine_too", [False, True])
+def test_a_recovered_volume_survives_its_next_crash(site: Site, machine_too: bool) -> None:
+    """The inode numbers in its log are those of another machine; nothing is found by them."""
+    _fill(site.old.backing)
+    for number in range(200):
+        (site.old.backing / f"file {number}").write_bytes(b"%d" % number)
+        os.link(site.old.backing / f"file {number}", site.old.backing / "d" / f"link {number}")
+    site.old.mount()
+    site.old.call("seed", node=1, subtree=True)
+    end = site.ship()
+    revived = site.recover(at=f"@lsn:{end}")
+    revived.mount()
+    for number in range(0, 200, 3):
+        (revived.tree / f"file {number}").write_bytes(b"written anew")
+        (revived.tree / f"other {number}").write_bytes(b"%d" % number)
+        os.unlink(revived.tree / "d" / f"link {number}")
+    wanted = copy_of(revived.tree)
+    revived.kill()
+    if machine_too:
+        revived.store.state_path.unlink()  # then nobody knows that the machine stayed up
+    revived.mount()
+    assert_same(revived.tree, wanted)
+    assert "external" not in revived.log_text()
+    assert_same(revived.past(revived.sync()), wanted)
+
+
+def test_what_a_person_adds_before_the_first_mount_is_found(site: Site) -> None:
+    site.old.mount()
+    _fill(site.old.tree)
+    end = site.ship()
+    revived = site.recover(at=f"@lsn:{end}")
+    (revived.backing / "added").write_bytes(b"by hand")
+    (revived.backing / "f").write_bytes(b"changed by hand")
+    os.unlink(revived.backing / "big")
+    wanted = copy_of(revived.backing)
+    revived.mount()
+    assert_same(revived.tree, wanted)
+    assert_same(revived.past(revived.sync()), wanted)
+
+
+def test_a_mount_is_refused_until_the_recovery_is_complete(site: Site) -> None:
+    site.old.mount()
+    _fill(site.old.tree)
+    end = site.ship()
+    revived = site.recover(at=f"@lsn:{end}")
+    note = read_relocation(revived.store)
+    assert note is not None
+    write_relocation(revived.store, msgspec.structs.replace(note, stage="restoring"))
+    answer = revived.try_mount()
+    assert answer["error"]["kind"] == "RecoveryUnfinished"
+    assert "replicate recover" in answer["error"]["hint"]
+    assert revived.process is not None and revived.process.wait() == 1
+    write_relocation(revived.store, note)
+    revived.log.unlink()
+    revived.mount()
