@@ -101,6 +101,8 @@ _BY_CLASS: dict[type[Exception], ExitCode] = {
     replicator.errors.Refused: ExitCode.PERMISSION,
     replicator.errors.BadSettings: ExitCode.USAGE,
     replicator.errors.BadShipment: ExitCode.DAMAGE,
+    replicator.errors.Sealed: ExitCode.PERMISSION,
+    replicator.errors.KeyMissing: ExitCode.PERMISSION,
     replicator.errors.BadRequest: ExitCode.USAGE,
     replicator.errors.NoVault: ExitCode.NO_VOLUME,
     replicator.errors.UnknownVolume: ExitCode.NO_VOLUME,

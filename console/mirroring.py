@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -36,7 +35,7 @@ def mirror(
     """
     ring = read_key_file(Path(key_file))
     line = line or MAIN_LINE
-    with _vault(origin, link) as vault:
+    with sealed_vault(*_origin(origin, link), note) as vault:
         source = SealedSource(vault, volume, line, ring)
         held = source.held()
         with contextlib.closing(_mirror_root(Path(root))) as mirrored:
@@ -58,17 +57,27 @@ def _feed(source: SealedSource, writer: LineWriter, end: int) -> None:
             note(f"LSN {lsn - 1} of {end - 1}")
 
 
-@contextlib.contextmanager
-def _vault(origin: str, link: dict[str, Any]) -> Iterator[SealedLink | SealedFolder]:
-    """Where the shipments are: an address, or a vault's folder."""
+def _origin(origin: str, link: dict[str, str | None]) -> tuple[str | None, LinkSettings | None]:
+    """A vault's folder, or how to get to a vault."""
     if not origin.startswith(("http://", "https://")):
-        yield SealedFolder(VaultRoot.open(Path(origin)))
-        return
-    check_url(origin)
+        return origin, None
     names = {key: os.path.abspath(value) for key, value in link.items() if value}
-    if not names.get("token_file") and not names.get("client_cert"):
+    return None, LinkSettings(url=origin, **names)
+
+
+@contextlib.contextmanager
+def sealed_vault(
+    root: str | None, link: LinkSettings | None, say_waiting: Callable[[str], None]
+) -> Iterator[SealedLink | SealedFolder]:
+    """Where sealed shipments are: a vault's folder, or else a vault to be asked."""
+    if root is not None:
+        yield SealedFolder(VaultRoot.open(Path(root)))
+        return
+    assert link is not None
+    check_url(link.url)
+    if not link.token_file and not link.client_cert:
         raise WrongUse("the vault must know who we are", "give --token-file F or --client-cert F")
-    with SealedLink(LinkSettings(url=origin, **names)) as opened:
+    with SealedLink(link, say=say_waiting) as opened:
         yield opened
 
 

@@ -46,6 +46,8 @@ class Request:
     store: str | None = None
     settings: dict[str, object] = field(default_factory=dict)
     accept_failures: bool = False
+    key_file: str = ""
+    """Of a sealed volume."""
 
     @property
     def link(self) -> LinkSettings:
@@ -99,6 +101,10 @@ def _source(request: Request) -> Iterator[JournalSource]:
     """Where the journal comes from."""
     if (request.url is None) == (request.root is None):
         raise WrongUse("where is the replica?", "give either --from URL or --root R")
+    if request.key_file:
+        with _sealed(request) as sealed:
+            yield sealed
+        return
     if request.root is not None:
         from replicator.recover_disk import VaultFolder
         from replicator.vault.root import VaultRoot
@@ -113,6 +119,19 @@ def _source(request: Request) -> Iterator[JournalSource]:
         raise WrongUse("the vault must know who we are", "give --token-file F or --client-cert F")
     with VaultUrl(request.link, request.volume, _say_waiting) as source:
         yield source
+
+
+@contextlib.contextmanager
+def _sealed(request: Request) -> Iterator[JournalSource]:
+    """A sealed volume, opened with its key as it comes."""
+    from console.mirroring import sealed_vault
+    from replicator.key_file import read_key_file
+    from replicator.sealed_source import SealedSource
+
+    ring = read_key_file(Path(request.key_file))
+    link = request.link if request.url is not None else None
+    with sealed_vault(request.root, link, _say_waiting) as vault:
+        yield SealedSource(vault, request.volume, request.line, ring)
 
 
 def _say_waiting(text: str) -> None:
@@ -200,7 +219,8 @@ def _show(done: Recovered, request: Request) -> None:
     say(f"  cdpfs mount {where}")
     if request.url is not None:
         line = "" if kept.line == MAIN_LINE else f" --line {kept.line}"
-        say(f"  cdpfs replicate start {where} --to {request.url} --token-file F{line}")
+        seal = f" --seal {shlex.quote(request.key_file)} --key-backup B" if request.key_file else ""
+        say(f"  cdpfs replicate start {where} --to {request.url} --token-file F{line}{seal}")
     say("The lost machine must never write to that line again; if it comes back, it gets its own.")
 
 

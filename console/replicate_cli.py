@@ -187,6 +187,9 @@ CertificateFile = Annotated[
     str,
     typer.Option("--client-cert", metavar="F", help="Certificate that proves who we are, PEM."),
 ]
+OpeningKeyFile = Annotated[
+    str, typer.Option("--key-file", metavar="F", help="The key file, if the volume is sealed.")
+]
 CertificateKeyFile = Annotated[
     str,
     typer.Option("--client-key", metavar="F", help="Its key, if it is in a file of its own."),
@@ -234,6 +237,7 @@ def recover(
         bool,
         typer.Option("--accept-failures", help="Do without paths that can't be made here."),
     ] = False,
+    key_file: OpeningKeyFile = "",
     as_json: JsonOption = False,
 ) -> None:
     """The machine is gone: make its volume anew from the vault, to go on with its history."""
@@ -260,6 +264,7 @@ def recover(
         store,
         settings,
         accept_failures,
+        key_file,
     )
     raise typer.Exit(run_recovery(request, as_json))
 

@@ -79,6 +79,6 @@ def replica_store(root: Path, volume: str, line: str | None) -> Store:
     if vault.volume(uuid).description.sealed:
         raise WrongUse(
             f"{volume} is sealed: this vault can't read it",
-            "only its site can, with its key: cdpfs replicate recover",
+            "open it where its key is, into a mirror: cdpfs replicate mirror",
         )
     return vault.store(uuid, line or MAIN_LINE)

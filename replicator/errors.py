@@ -136,7 +136,10 @@ class BadShipment(ReplicationError):
 class Sealed(ReplicationError):
     """The volume is sealed: the vault can't read it, and this needs its content."""
 
-    hint = "do it where the key is: cdpfs replicate recover ... --key-file FILE"
+    hint = (
+        "do it where the key is: cdpfs replicate recover, or mirror (to read and restore), "
+        "with --key-file F"
+    )
 
 
 class KeyMissing(ReplicationError):

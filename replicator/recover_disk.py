@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Final
 
-from replicator.errors import UnknownVolume
+from replicator.errors import Sealed, UnknownVolume
 from replicator.recover import Held
 from replicator.shipment import ShippedBatch
 from replicator.vault.ingest import LineWriter
@@ -38,6 +38,8 @@ class VaultFolder:
         """What the line's journal has on disk."""
         store = self._root.store(self._uuid, self._line)
         description = self._root.volume(self._uuid).description
+        if description.sealed:
+            raise Sealed(f"{description.name} is sealed: it is recovered with --key-file")
         with Journal(store) as journal, journal.snapshot() as snapshot:
             lsn = snapshot.indexed_lsn
             last = snapshot.batch_of(lsn)

@@ -28,8 +28,8 @@ from replicator.vault.sealed_reading import describe
 from replicator.wire import MAX_MESSAGE_BYTES, PROTOCOL, PROTOCOL_HEADER
 from store.types import Lsn
 
-MAX_FAILURES = 10
-"""Of the line in a row without a byte that arrived."""
+MAX_FAILURES = 100
+"""Of the line in a row without a byte that arrived: half an hour or more."""
 
 MAX_ANSWER_BYTES = 16 * MAX_MESSAGE_BYTES
 
@@ -123,7 +123,7 @@ class SealedFolder:
 class SealedLink:
     """A vault over HTTP. A context manager.
 
-    `transport` carries the bytes; `sleep` is for the pauses after failures.
+    `transport` carries the bytes; `say` is told why it waits; `sleep` waits so many seconds.
     """
 
     def __init__(
@@ -131,12 +131,14 @@ class SealedLink:
         settings: LinkSettings,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         headers = {PROTOCOL_HEADER: str(PROTOCOL)}
         if settings.token_file:
             headers["Authorization"] = f"Bearer {read_token(settings.token_file)}"
         self._url = settings.url.rstrip("/")
         self._sleep = sleep
+        self._say = say
         self._client = httpx.Client(
             headers=headers,
             trust_env=False,
@@ -181,12 +183,13 @@ class SealedLink:
                 if not got:
                     return
                 failures = 0
-            except (LinkDown, VaultBusy):
+            except (LinkDown, VaultBusy) as error:
                 failures = 0 if got else failures + 1
                 if failures >= MAX_FAILURES:
                     raise
                 if got:
                     backoff.reset()
+                self._say(f"{error}; trying again")
                 self._sleep(backoff.next_s())
 
     def _get(self, path: str, query: dict[str, str], most: int | None = None) -> Iterator[bytes]:

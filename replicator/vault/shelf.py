@@ -48,10 +48,7 @@ class Shelf:
     def book(self, volume: Volume, line: str) -> Book:
         """A line; UnknownVolume when there is none, Sealed when nobody here can read it."""
         if volume.description.sealed:
-            raise Sealed(
-                f"volume {volume.uuid} is sealed: the vault can't read it",
-                "recover it where its key is: cdpfs replicate recover",
-            )
+            raise Sealed(f"volume {volume.uuid} is sealed: the vault can't read it")
         journal = self.root.journal(volume.uuid, line)
         about = volume.description
         settings = BarrierSettings(about.point_limit_s, about.quiet_s, live=False)

@@ -139,6 +139,41 @@ def _found(folder: Path, what: bytes) -> bool:
     return any(what in path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
+def test_a_sealed_volume_comes_back_on_another_machine_and_goes_on(
+    site: Site, tmp_path: Path
+) -> None:
+    key, backup = str(tmp_path / "seal.key"), str(tmp_path / "backup.txt")
+    site.run("replicate", "key", "create", key, "--backup", backup)
+    site.start("--seal", key, "--key-backup", backup)
+    (site.tree / "recipe").write_bytes(SECRET)
+    site.run("replicate", "wait", str(site.tree))
+    site.run("umount", str(site.tree))
+    name = site.json("vault", "list", "--root", str(site.root))["volumes"][0]["name"]
+
+    (tmp_path / "other").mkdir()
+    other = ProtectedTree(tmp_path / "other")
+    place, again = str(other.tree), str(tmp_path / "typed-in.key")
+    command = ("replicate", "recover", place, "--volume", name)
+    online = ("--from", site.url, *site.credentials)
+    try:
+        said = other.run(*command, *online, code=ExitCode.PERMISSION).stderr.decode()
+        assert "is sealed" in said and "--key-file" in said
+        other.run(*command, "--root", str(site.root), code=ExitCode.PERMISSION)
+        other.run("replicate", "key", "import-backup", backup, again)
+        other.run(*command, *online, "--key-file", again, *RING)
+        other.run("mount", place)
+        assert (other.tree / "recipe").read_bytes() == SECRET
+        (other.tree / "more").write_bytes(b"more")
+        other.run(
+            *("replicate", "start", place, "--to", site.url, *site.credentials),
+            *("--seal", again, "--key-backup", backup),
+        )
+        other.run("replicate", "wait", place)
+        site.run("vault", "verify", "--root", str(site.root))
+    finally:
+        other.end()
+
+
 def test_a_volume_is_sealed_from_its_beginning_or_not_at_all(site: Site, tmp_path: Path) -> None:
     key = str(tmp_path / "seal.key")
     site.run("replicate", "key", "create", key)
