@@ -31,6 +31,7 @@ from bench import (
     report,
     restoring,
     seeding,
+    tpcb,
     writes,
 )
 from bench.compare import Comparer
@@ -50,6 +51,7 @@ STUDIES: tuple[Study, ...] = (
     *journal_size.STUDIES,
     *seeding.STUDIES,
     *recovery.STUDIES,
+    *tpcb.STUDIES,
 )
 PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "bench-out" / "results.json"
