@@ -33,7 +33,7 @@ from tests.crash.replica import differences, newest_lsn
 UNDER_WAY_BYTES = 256 << 10
 """Of one connection: what the sender has handed over and the vault has not written down yet."""
 
-WHOLE = ("flip", "late", "twice", "replay", "disk full", "vault killed", "replicator killed")
+WHOLE = ("flip", "late", "twice", "replay", "disk full")
 """Faults that can cost a whole shipment."""
 
 RATES = (256 << 10, 512 << 10, 1 << 20, 2 << 20)
