@@ -97,8 +97,8 @@ def judge(
         )
     verdict.checked = len(chosen)
     for point in chosen:
-        verdict.violations += _violations(recording.commits, point, whole[point.lsn])
-        verdict.imprecise += _imprecise(whole[point.lsn], strict[point.lsn], point)
+        verdict.violations += violations(recording.commits, point, whole[point.lsn])
+        verdict.imprecise += imprecise(whole[point.lsn], strict[point.lsn], point)
     _recall(verdict, claims, whole)
     _judge_cuts(verdict, recording, cut_looks.values())
     return verdict
@@ -160,7 +160,8 @@ def _chosen(
     return sorted(claimed.union(chance.sample(others, min(most - len(claimed), len(others)))))
 
 
-def _violations(commits: list[Commit], point: Boundary, look: Look) -> list[str]:
+def violations(commits: list[Commit], point: Boundary, look: Look) -> list[str]:
+    """How a copy of a point breaks the invariant, or what was acknowledged and is not in it."""
     where = f"LSN {point.lsn} ({point.reason})"
     if look.counts is None:
         return [f"{where}: {look.problem}"]
@@ -177,7 +178,8 @@ def _violations(commits: list[Commit], point: Boundary, look: Look) -> list[str]
     return found
 
 
-def _imprecise(whole: Look, strict: Look, point: Boundary) -> list[str]:
+def imprecise(whole: Look, strict: Look, point: Boundary) -> list[str]:
+    """How a point is no boundary by the strict check."""
     where = f"LSN {point.lsn} ({point.reason})"
     if strict.counts is None:
         return [f"{where}: {strict.problem}"]
