@@ -31,6 +31,7 @@ from bench import (
     report,
     restoring,
     seeding,
+    shipping,
     tpcb,
     writes,
 )
@@ -51,6 +52,7 @@ STUDIES: tuple[Study, ...] = (
     *journal_size.STUDIES,
     *seeding.STUDIES,
     *recovery.STUDIES,
+    *shipping.STUDIES,
     *tpcb.STUDIES,
 )
 PAGE = ROOT / "docs" / "performance.md"

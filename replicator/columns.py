@@ -21,12 +21,9 @@ from typing import Final, NamedTuple, TypeAlias
 
 from replicator.errors import BadShipment
 from replicator.streams import Reader, Writer, put, zigzag
-from store.format import MAX_PAYLOAD_BYTES, Kind
+from store.format import MAX_PAYLOAD_BYTES, TIME_STEP_NS, Kind
 
 PAGE_BYTES: Final = 4096
-TIME_STEP_NS: Final = 1000
-"""Times are mostly multiples of this."""
-
 PRIMING_OPS: Final = 512
 """So many ops before a shipment are looked at by both ends."""
 

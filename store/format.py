@@ -31,6 +31,11 @@ FRAME_BYTES = 128 << 10
 MAX_PAYLOAD_BYTES = (1 << 20) + 4096
 """Largest payload of one op: a 1 MiB write request, with room for attributes of an adopt op."""
 
+TIME_STEP_NS = 10_000
+"""Ops are stamped in steps of so much, since nanoseconds that tell nothing would be most of what a
+transaction takes on a thin line. What comes within a step gets a nanosecond more than its
+predecessor. The kernel's own file times go in steps of 1 to 10 ms."""
+
 ALIGN = 8
 """Records of the intake log start at multiples of this."""
 
@@ -120,7 +125,12 @@ RECORD = Table(
         ),
         Field("length", "I", "payload bytes"),
         Field("lsn", "Q", "log sequence number; each record has its predecessor's plus one"),
-        Field("time_ns", "Q", "nanoseconds since the epoch, UTC; strictly increasing"),
+        Field(
+            "time_ns",
+            "Q",
+            "nanoseconds since the epoch, UTC, in steps of 10 µs (older logs: of 1 ns); strictly "
+            "increasing: at least its predecessor's plus one",
+        ),
         Field("node", "Q", "NodeId that the op is about, 0 for none"),
         Field("offset", "Q", "meaning by kind: file offset, new size, parent node, LSN …"),
         Field("payload_xxh3", "Q", "xxh3-64 of the payload"),

@@ -19,7 +19,14 @@ import xxhash
 
 from store import durable
 from store.errors import DamagedError, StoreError
-from store.format import ALIGN, MANY_UNSYNCED, MAX_PAYLOAD_BYTES, RECORD, RING_HEADER_BYTES
+from store.format import (
+    ALIGN,
+    MANY_UNSYNCED,
+    MAX_PAYLOAD_BYTES,
+    RECORD,
+    RING_HEADER_BYTES,
+    TIME_STEP_NS,
+)
 from store.ring import all_rings, make_ring_file, ring_path, rings_in_use, take_into_use, wipe
 from store.tail import EndOfLog, records_in
 from store.types import Lsn, TimeNs
@@ -38,10 +45,16 @@ _MASK = 0xFFFFFFFF
 _hash = xxhash.xxh3_64_intdigest
 
 
+def stamp_ns() -> int:
+    """The machine's time, as ops are stamped with it."""
+    now = time.time_ns()
+    return now - now % TIME_STEP_NS
+
+
 class Intake:
     """The writer of one store's intake log. Open it with `Intake.open`."""
 
-    def __init__(self, store: Store, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, store: Store, clock_ns: Callable[[], int] = stamp_ns) -> None:
         self._store = store
         self._clock_ns = clock_ns
         self._record = bytearray(_RECORD_BYTES)
@@ -69,7 +82,7 @@ class Intake:
         store: Store,
         end: EndOfLog,
         indexed: Lsn,
-        clock_ns: Callable[[], int] = time.time_ns,
+        clock_ns: Callable[[], int] = stamp_ns,
         power_cut: bool = True,
     ) -> Intake:
         """Go on where the log ends, cutting off what stands behind it.
