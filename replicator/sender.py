@@ -53,6 +53,7 @@ MAX_STRANGE = 3
 """So many answers in a row that do not fit count as a failure of the line."""
 
 HOLD = "replica"
+SEALED_DIRECTORY = "/sealed"
 OpenLink: TypeAlias = Callable[[ReplicaSettings], Link]
 Result = TypeVar("Result")
 
@@ -330,13 +331,15 @@ async def describe_volume(
 def description_of(store: Store, settings: ReplicaSettings | None) -> Description:
     """What the vault is told of the volume."""
     config = store.config
+    sealed = settings is not None and bool(settings.seal.key_file)
     return Description(
         name=config.name,
-        directory=config.directory,
+        # Of a sealed volume the vault needs to know no path.
+        directory=SEALED_DIRECTORY if sealed else config.directory,
         created_ns=config.created_ns,
         quiet_s=config.quiet_s,
         point_limit_s=config.point_limit_s,
-        sealed=settings is not None and bool(settings.seal.key_file),
+        sealed=sealed,
     )
 
 

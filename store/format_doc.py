@@ -131,7 +131,7 @@ def render() -> str:
         "## Constants\n",
         _constants(),
         "## Byte tables\n",
-        *(_table(table) for table in TABLES),
+        *(table_text(table) for table in TABLES),
         "## Op kinds\n",
         format_text.KINDS,
         _kinds(),
@@ -139,7 +139,7 @@ def render() -> str:
         _flags(),
         "## Payloads\n",
         format_text.PAYLOADS,
-        *(_table(table) for table in PAYLOADS),
+        *(table_text(table) for table in PAYLOADS),
         "## Index\n",
         format_text.INDEX,
         _index_tables(),
@@ -155,7 +155,8 @@ def _rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(table: Table) -> str:
+def table_text(table: Table) -> str:
+    """One byte table as a section of a page."""
     rows = []
     at = 0
     for field in table.fields:
