@@ -118,7 +118,7 @@ def wait(
     """Return when the vault has everything up to now."""
     from console.replicating import wait as run
 
-    raise typer.Exit(run(directory, store, timeout))
+    run(directory, store, timeout)
 
 
 @app.command()

@@ -166,8 +166,8 @@ def stop(path: str, store_root: str | None, forget: bool) -> None:
     say(f"stopped  {path_text(store.config.directory)}: it is no longer replicated")
 
 
-def wait(path: str, store_root: str | None, timeout_s: float | None) -> ExitCode:
-    """Return when the vault has everything up to now; BEHIND when the time is up before."""
+def wait(path: str, store_root: str | None, timeout_s: float | None) -> None:
+    """Return when the vault has everything up to now; exit code BEHIND when the time is up."""
     store = volume_of(path, store_root)
     settings = _required(store)
     vault = (settings.link.url, settings.link.line)
@@ -176,17 +176,18 @@ def wait(path: str, store_root: str | None, timeout_s: float | None) -> ExitCode
     while True:
         said = replication_of(store)
         assert said is not None
-        state = said.get("state")
         acked = int(said.get("acked_lsn") or 0)
         if acked >= lsn and (said.get("url"), said.get("line")) == vault:
             say(f"replicated  up to LSN {acked}")
-            return ExitCode.OK
+            return
         _raise_if_hopeless(store, said)
         if deadline is not None and time.monotonic() >= deadline:
-            say(f"not yet: the vault has LSN {acked} of {lsn} ({state})")
-            if said.get("error"):
-                note(f"{said['error']}")
-            return ExitCode.BEHIND
+            raise ConsoleError(
+                f"the time is up: the vault has LSN {acked} of {lsn} ({said.get('state')})",
+                *([str(said["error"])] if said.get("error") else []),
+                f"see how it is: cdpfs replicate status {store.config.directory}",
+                code=ExitCode.BEHIND,
+            )
         time.sleep(LOOK_S)
 
 
