@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import TypeAlias
 
 import trio
 
@@ -43,6 +44,7 @@ STATUS_PAUSE_S = 0.05
 """The status is written at most this often."""
 
 LOCK_NAME = "replicator.lock"
+FileState: TypeAlias = tuple[int, int, int] | None
 
 
 class Replicator:
@@ -136,29 +138,28 @@ class Replicator:
         )
 
     async def _watch_settings(self) -> None:
-        before = self._files_state()
+        before, credentials = self._files_state()
         while True:
             poked = await self._poked.wait(SETTINGS_S)
-            now = self._files_state()
+            now, newer = self._files_state()
+            if newer != credentials:
+                # A connection goes on with those that it was made with. (Other files: other
+                # settings, see below.)
+                if len(newer) == len(credentials):
+                    self._conversation.cancel()
+                credentials = newer
             if now != before or poked:
                 before = now
                 await self._reread()
 
-    def _files_state(self) -> list[tuple[int, int, int]]:
-        """What tells whether the settings, or a file that they name, were changed."""
-        paths = [settings_path(self._store.root)]
+    def _files_state(self) -> tuple[FileState, list[FileState]]:
+        """What tells whether the settings, or files that they name, were changed."""
+        named: list[FileState] = []
         if self._settings is not None:
             link = self._settings.link
             names = (link.token_file, link.ca, link.client_cert, link.client_key)
-            paths += [Path(name) for name in names]
-        found = []
-        for path in paths:
-            try:
-                state = path.stat()
-            except OSError:
-                continue
-            found.append((state.st_ino, state.st_mtime_ns, state.st_size))
-        return found
+            named = [_file_state(Path(name)) for name in names if name]
+        return _file_state(settings_path(self._store.root)), named
 
     async def _reread(self) -> None:
         """Go on by the settings as they are now; the connection is kept if it is still right."""
@@ -237,6 +238,14 @@ class Replicator:
         log.info("limit: %s (%s)", rate_text(standing.rate_bps), standing.reason)
         self._report.limit = standing
         self._report.changed.ring()
+
+
+def _file_state(path: Path) -> FileState:
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_mtime_ns, state.st_size
 
 
 def is_running(store: Store) -> bool:

@@ -156,6 +156,8 @@ class Wire:
         self.cut()
         for thread in self._threads:
             thread.join()
+        for one in [end for pair in self._pairs for end in pair]:
+            one.close()
 
     def cut(self) -> None:
         """Break every connection now."""
