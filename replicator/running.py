@@ -73,6 +73,7 @@ class Replicator:
         )
         self._throttle = Throttle(self._tell_limit)
         self._settings: ReplicaSettings | None = None
+        self._credentials: list[FileState] = []
         self._conversation = trio.CancelScope()
         self._poked = Bell()
         self._resumed = Bell()
@@ -120,6 +121,7 @@ class Replicator:
                 await self._remember(settings)
             self._settings = settings
             self._throttle.follow(settings)
+            self._credentials = _credentials(settings)
             self._conversation = trio.CancelScope()
             with self._conversation:
                 await self._sender.run(settings, until_caught_up)
@@ -138,28 +140,18 @@ class Replicator:
         )
 
     async def _watch_settings(self) -> None:
-        before, credentials = self._files_state()
+        before = _file_state(settings_path(self._store.root))
         while True:
             poked = await self._poked.wait(SETTINGS_S)
-            now, newer = self._files_state()
-            if newer != credentials:
-                # A connection goes on with those that it was made with. (Other files: other
-                # settings, see below.)
-                if len(newer) == len(credentials):
-                    self._conversation.cancel()
-                credentials = newer
+            if self._settings is not None and self._credentials != _credentials(self._settings):
+                # A connection goes on with those that it was made with.
+                log.info("the token or a certificate was changed")
+                self._sender.retry.ring()
+                self._conversation.cancel()
+            now = _file_state(settings_path(self._store.root))
             if now != before or poked:
                 before = now
                 await self._reread()
-
-    def _files_state(self) -> tuple[FileState, list[FileState]]:
-        """What tells whether the settings, or files that they name, were changed."""
-        named: list[FileState] = []
-        if self._settings is not None:
-            link = self._settings.link
-            names = (link.token_file, link.ca, link.client_cert, link.client_key)
-            named = [_file_state(Path(name)) for name in names if name]
-        return _file_state(settings_path(self._store.root)), named
 
     async def _reread(self) -> None:
         """Go on by the settings as they are now; the connection is kept if it is still right."""
@@ -238,6 +230,13 @@ class Replicator:
         log.info("limit: %s (%s)", rate_text(standing.rate_bps), standing.reason)
         self._report.limit = standing
         self._report.changed.ring()
+
+
+def _credentials(settings: ReplicaSettings) -> list[FileState]:
+    """What tells whether one of the files that a connection begins with was changed."""
+    link = settings.link
+    names = (link.token_file, link.ca, link.client_cert, link.client_key, settings.seal.key_file)
+    return [_file_state(Path(name)) for name in names if name]
 
 
 def _file_state(path: Path) -> FileState:

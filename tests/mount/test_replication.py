@@ -255,9 +255,9 @@ def test_a_wrong_token_is_refused_and_a_right_one_goes_on(branch: Branch) -> Non
     branch.start()
     branch.run("wait")
     branch.token_file.write_text(right.strip()[:-4] + "AAAA\n")
-    (branch.volume.tree / "file").write_text("new")
     said = branch.await_status(lambda said: said["state"] == "refused")
     assert said["hint"]
+    (branch.volume.tree / "file").write_text("new")
     branch.run("wait", code=ExitCode.PERMISSION)
     assert any("refused" in alarm for alarm in branch.volume.call("status")["alarms"])
     branch.start(code=ExitCode.PERMISSION)
