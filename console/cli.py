@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from console import replicate_cli, vault_cli
+from console import replicate_cli, throttle_cli, vault_cli
 from console.exit_codes import ExitCode
 
 INTERRUPTED = 130
@@ -30,6 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(replicate_cli.app)
+app.add_typer(throttle_cli.app)
 app.add_typer(vault_cli.app)
 
 

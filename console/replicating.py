@@ -64,7 +64,7 @@ def start(path: str, store_root: str | None, wishes: Wishes) -> None:
     if wishes.check:
         _say_vault(store, *_ask_vault(store, settings))
     save_settings(store.root, settings)
-    mounted = _poke(store)
+    mounted = poke(store)
     say(f"replicating  {path_text(store.config.directory)}  to  {settings.link.url}")
     if not mounted:
         directory = store.config.directory
@@ -154,10 +154,10 @@ def stop(path: str, store_root: str | None, forget: bool) -> None:
     from store.holds import drop_hold
 
     store = volume_of(path, store_root)
-    settings = _required(store)
+    settings = required_settings(store)
     settings.enabled = False
     save_settings(store.root, settings)
-    _poke(store)
+    poke(store)
     if forget:
         durable.unlink(settings_path(store.root))
         drop_hold(store.root, HOLD)
@@ -169,7 +169,7 @@ def stop(path: str, store_root: str | None, forget: bool) -> None:
 def wait(path: str, store_root: str | None, timeout_s: float | None) -> None:
     """Return when the vault has everything up to now; exit code BEHIND when the time is up."""
     store = volume_of(path, store_root)
-    settings = _required(store)
+    settings = required_settings(store)
     vault = (settings.link.url, settings.link.line)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     lsn = _newest_lsn(store)
@@ -228,7 +228,7 @@ def _raise_if_hopeless(store: Store, said: dict[str, Any]) -> None:
 def show_status(path: str, store_root: str | None, as_json: bool) -> None:
     """Print how replication is."""
     store = volume_of(path, store_root)
-    _required(store)
+    required_settings(store)
     said = replication_of(store)
     assert said is not None
     if as_json:
@@ -331,7 +331,7 @@ def run(path: str, store_root: str | None, for_ever: bool) -> None:
     from replicator.running import Replicator
 
     store = volume_of(path, store_root)
-    settings = _required(store)
+    settings = required_settings(store)
     if not settings.enabled:
         raise ConsoleError("replication is switched off", START_HINT)
     log_to(store.log_dir / "replicator.log")
@@ -351,7 +351,7 @@ def _first(group: BaseException) -> BaseException:
     return group
 
 
-def _required(store: Store) -> ReplicaSettings:
+def required_settings(store: Store) -> ReplicaSettings:
     """The settings of a volume that is replicated; ConsoleError when it is not."""
     settings = load_settings(store.root)
     if settings is None:
@@ -359,7 +359,7 @@ def _required(store: Store) -> ReplicaSettings:
     return settings
 
 
-def _poke(store: Store) -> bool:
+def poke(store: Store) -> bool:
     """Tell the daemon that the settings were changed; is there one?"""
     control = connect_if_mounted(store)
     if control is None:
