@@ -9,13 +9,28 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from console import replicate_cli, throttle_cli, vault_cli
 from console.exit_codes import ExitCode
+from console.options import (
+    At,
+    Capture,
+    Directory,
+    Exact,
+    Foreground,
+    Grade,
+    JsonOption,
+    Limit,
+    Policy,
+    Since,
+    SomePath,
+    StoreOption,
+    Until,
+)
+from console.vault_options import VaultSource, reads_vaults
 
 INTERRUPTED = 130
 """As shells have it: 128 + SIGINT."""
@@ -32,56 +47,6 @@ app = typer.Typer(
 app.add_typer(replicate_cli.app)
 app.add_typer(throttle_cli.app)
 app.add_typer(vault_cli.app)
-
-
-class Capture(StrEnum):
-    """How writes are captured."""
-
-    EXACT = "exact"
-    COALESCED = "coalesced"
-
-
-class Policy(StrEnum):
-    """What becomes of changes that can't be logged."""
-
-    AVAILABILITY = "availability"
-    STRICT = "strict"
-
-
-class Grade(StrEnum):
-    """How consistent a recovery point is, weakest first."""
-
-    CRASH = "crash"
-    SYNC = "sync"
-    TRANSACTION = "transaction"
-    MARK = "mark"
-
-
-Directory = Annotated[str, typer.Argument(metavar="DIR", help="Any path inside the volume.")]
-SomePath = Annotated[str, typer.Argument(metavar="PATH", help="A path inside the volume.")]
-StoreOption = Annotated[
-    str | None,
-    typer.Option("--store", metavar="S", help="The volume's store, if it is not to be searched."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Since = Annotated[str | None, typer.Option(metavar="M", help="From this moment on.")]
-Until = Annotated[str | None, typer.Option(metavar="M", help="Up to this moment.")]
-At = Annotated[
-    str, typer.Option("--at", metavar="M", help="The moment: @15:00, @-10m, @mark:NAME, ...")
-]
-Exact = Annotated[
-    bool, typer.Option("--exact", help="The very moment, not the recovery point before it.")
-]
-Limit = Annotated[
-    float | None,
-    typer.Option(
-        "--limit",
-        metavar="S",
-        min=0,
-        help="How many seconds before the moment a recovery point may lie.",
-    ),
-]
-Foreground = Annotated[bool, typer.Option("--foreground", help="Stay attached, for supervisors.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -188,6 +153,7 @@ def status(
 
 
 @app.command()
+@reads_vaults()
 def points(
     path: SomePath = ".",
     since: Since = None,
@@ -198,29 +164,33 @@ def points(
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
+    source: VaultSource | None = None,
 ) -> None:
     """List the recovery points; of a file, those at which it had changed."""
     from console.listing import show_points
 
     wanted = None if grade is None else str(grade)
-    show_points(path, store, since, until, wanted, limit, as_json)
+    show_points(path, store, since, until, wanted, limit, as_json, source)
 
 
 @app.command()
+@reads_vaults()
 def history(
     path: SomePath,
     since: Since = None,
     until: Until = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
+    source: VaultSource | None = None,
 ) -> None:
     """When a file or directory changed, how much, and who did it."""
     from console.listing import show_history
 
-    show_history(path, store, since, until, as_json)
+    show_history(path, store, since, until, as_json, source)
 
 
 @app.command()
+@reads_vaults("--vault")
 def diff(
     path: SomePath = ".",
     *,
@@ -232,14 +202,16 @@ def diff(
     limit: Limit = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
+    source: VaultSource | None = None,
 ) -> None:
     """What changed between two moments: A added, D deleted, M content, R renamed, ..."""
     from console.reading import show_diff
 
-    show_diff(path, store, since, until, exact, limit, as_json)
+    show_diff(path, store, since, until, exact, limit, as_json, source)
 
 
 @app.command()
+@reads_vaults()
 def cat(
     path: SomePath,
     *,
@@ -247,14 +219,34 @@ def cat(
     exact: Exact = False,
     limit: Limit = None,
     store: StoreOption = None,
+    source: VaultSource | None = None,
 ) -> None:
     """Write a file's content as of a moment to the standard output."""
     from console.reading import cat_file
 
-    cat_file(path, store, at, exact, limit)
+    cat_file(path, store, at, exact, limit, source)
+
+
+@app.command("ls")
+@reads_vaults()
+def list_names(
+    path: SomePath = ".",
+    *,
+    at: At = "@now",
+    exact: Exact = False,
+    limit: Limit = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+    source: VaultSource | None = None,
+) -> None:
+    """List a directory as of a moment: modes, owners, sizes, times, names."""
+    from console.reading import list_directory
+
+    list_directory(path, store, at, exact, limit, as_json, source)
 
 
 @app.command()
+@reads_vaults()
 def deleted(
     path: SomePath = ".",
     name: Annotated[
@@ -263,14 +255,16 @@ def deleted(
     since: Since = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
+    source: VaultSource | None = None,
 ) -> None:
     """Find what was deleted, and when."""
     from console.listing import show_deleted
 
-    show_deleted(path, store, name, since, as_json)
+    show_deleted(path, store, name, since, as_json, source)
 
 
 @app.command()
+@reads_vaults()
 def restore(
     path: SomePath,
     *,
@@ -295,12 +289,16 @@ def restore(
         bool, typer.Option("--keep-new", help="In place: leave what came after the moment.")
     ] = False,
     as_json: JsonOption = False,
+    source: VaultSource | None = None,
 ) -> None:
-    """Bring a file or a tree back as it was; in place this is a change like any other."""
+    """Bring a file or a tree back as it was; in place this is a change like any other.
+
+    From a vault (--from URL) it needs --to, and when it is cut the same command goes on.
+    """
     from console.restoring import Request
     from console.restoring import restore as run
 
-    request = Request(path, at, to, store, exact, companions, overwrite, keep_new, limit)
+    request = Request(path, at, to, store, exact, companions, overwrite, keep_new, limit, source)
     raise typer.Exit(run(request, as_json))
 
 

@@ -15,10 +15,8 @@ from typing import Any
 from console.errors import ConsoleError
 from console.exit_codes import ExitCode
 from console.output import note, path_json, path_text, size_text
-from console.past import Past
-from timetravel.companions import Companion, find_companions
+from timetravel.companions import Companion
 from timetravel.restore import Transfer
-from timetravel.view import View
 
 MAX_SHOWN = 10
 
@@ -56,25 +54,22 @@ class Decision:
 
 
 def decide(
-    past: Past, view: View, now: View, wish: bool | None, at: bytes, in_place: bool
+    found: list[Companion], path: bytes, wish: bool | None, at: bytes, in_place: bool
 ) -> Decision:
-    """What comes along with the file that the command names, to `at` in the destination.
+    """What comes along of `found` with the file at `path`, to `at` in the destination.
 
     `wish` is True for `--with-companions`, False for `--alone`, None for neither. ConsoleError
     with COMPANIONS when it makes a difference and nobody can be asked.
     """
-    found = find_companions(
-        view, now, past.path, now_ns=past.log_now_ns, quiet_ns=past.settings.quiet_ns
-    )
     if in_place:
         deciding = [companion for companion in found if companion.differs]
     else:
         deciding = [companion for companion in found if companion.matters]
     if wish is None:
-        wish = _ask(past, deciding, in_place) if deciding else False
+        wish = _ask(path, deciding, in_place) if deciding else False
     if not wish:
         return Decision(tuple(found), undecided=tuple(deciding))
-    transfers = _transfers(past.path, found, at, in_place)
+    transfers = _transfers(path, found, at, in_place)
     return Decision(tuple(found), taken=True, transfers=tuple(transfers))
 
 
@@ -101,19 +96,19 @@ def _renamed(path: bytes, companion: bytes, at: bytes) -> bytes:
     return os.path.join(directory, own)
 
 
-def _ask(past: Past, deciding: list[Companion], in_place: bool) -> bool:
+def _ask(path: bytes, deciding: list[Companion], in_place: bool) -> bool:
     """Whether to take them along; raises when there is nobody to ask, or on "no"."""
     lines = describe(deciding, in_place)
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         where = "are not as they were then" if in_place else "belong to it"
         raise ConsoleError(
-            f"{path_text(past.path)} has companions that {where}, and alone it may be worthless; "
+            f"{path_text(path)} has companions that {where}, and alone it may be worthless; "
             f"nothing was restored: {'; '.join(lines)}",
             "bring them along (a later journal or log is removed): --with-companions",
             "or leave them as they are: --alone",
             code=ExitCode.COMPANIONS,
         )
-    note(f"{path_text(past.path)} has companions:")
+    note(f"{path_text(path)} has companions:")
     for line in lines:
         note(f"  {line}")
     while True:

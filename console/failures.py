@@ -57,7 +57,9 @@ _BY_ERRNO = {
 def explain(error: Exception) -> Failure:
     """What to say about `error`, and the code to exit with."""
     if isinstance(error, DaemonError) and error.kind:
-        return Failure(_code_of_kind(error), str(error), error.hints)
+        return Failure(_code_of_kind(error.kind, error.code), str(error), error.hints)
+    if isinstance(error, replicator.errors.PastRefused):
+        return Failure(_code_of_kind(error.kind, ExitCode.FAILURE), str(error), (error.hint,))
     if isinstance(error, ConsoleError):
         return Failure(error.code, str(error), error.hints)
     if isinstance(error, _OURS):
@@ -122,16 +124,16 @@ def code_of_class(kind: type[Exception]) -> ExitCode:
 _BY_WORD = {"busy": ExitCode.BUSY, "permissionerror": ExitCode.PERMISSION}
 
 
-def _code_of_kind(error: DaemonError) -> ExitCode:
-    """The daemon's word for an error is the name of its class, in any spelling."""
-    word = error.kind.replace("_", "").lower()
+def _code_of_kind(kind_name: str, otherwise: ExitCode) -> ExitCode:
+    """The daemon's word for an error is the name of its class, in any spelling; so is a vault's."""
+    word = kind_name.replace("_", "").lower()
     if word in _BY_WORD:
         return _BY_WORD[word]
     for module in (fsd.errors, store.errors, timetravel.errors, replicator.errors):
         for name, kind in vars(module).items():
             if name.lower() == word and isinstance(kind, type) and issubclass(kind, Exception):
                 return code_of_class(kind)
-    return error.code
+    return otherwise
 
 
 def _explain_os_error(error: OSError) -> Failure:

@@ -7,6 +7,7 @@ changes nothing.
 from __future__ import annotations
 
 import contextlib
+import os
 import pwd
 import stat
 from collections import deque
@@ -25,9 +26,12 @@ from console.output import (
 )
 from console.output import table as table_of_rows
 from console.past import Past
+from console.pasts import AnyPast, open_past
+from console.vault_options import VaultSource
+from replicator.reading_wire import decode_name
 from store.journal import Point
 from store.ops import Actor
-from store.types import Lsn
+from store.types import Lsn, TimeNs
 from timetravel.deleted import Deleted, before_deletion, search_deleted
 from timetravel.errors import MomentBeforeProtection, NoSuchPath
 from timetravel.gaps import gap_text
@@ -35,7 +39,6 @@ from timetravel.grade import Grade
 from timetravel.groups import Concern, GroupTable
 from timetravel.history import Version, history
 from timetravel.points import concern_of_path, points_of_path
-from timetravel.view import View
 
 SHOWN_POINTS = 50
 """Newest points that a person is shown unless more are asked for; scripts get all."""
@@ -49,28 +52,42 @@ def show_points(
     grade: str | None,
     limit: int | None,
     as_json: bool,
+    source: VaultSource | None = None,
 ) -> None:
     """Print the recovery points of a volume, or of the groups that a path concerns."""
-    with Past(path, store) as past:
-        _adopt(past)
+    with open_past(path, store, source) as past:
         first, last = _range(past, since, until)
-        least = Grade.CRASH if grade is None else Grade.of(grade)
-        with past.journal.snapshot() as snapshot:
-            table = past.groups_in(snapshot)
-            end = snapshot.indexed_lsn if last is None else last
-            found = points_of_path(
-                past.journal, table, past.view_of, past.path, first or Lsn(1), end, least
-            )
-            if limit is None and not as_json:
-                limit = SHOWN_POINTS
-            newest = deque(found, maxlen=limit or None)
-            if as_json:
-                print_json([_point_json(point, table) for point in newest])
-                return
-            rows = [_point_row(point, table) for point in newest]
+        if limit is None and not as_json:
+            limit = SHOWN_POINTS
+        newest = deque(_points(past, first, last, grade), maxlen=limit or None)
+        if as_json:
+            print_json([_point_json(point, title) for point, title in newest])
+            return
+        rows = [_point_row(point, title) for point, title in newest]
         table_of_rows(("time", "grade", "LSN", "group", "point"), rows, right=(2,))
         if limit and len(newest) == limit:
             note(f"these are the newest {limit}; for more: --limit N, --since M or --json")
+
+
+def _points(
+    past: AnyPast, first: Lsn | None, last: Lsn | None, grade: str | None
+) -> Iterator[tuple[Point, str]]:
+    """The points of the path, each with the readable path of its group."""
+    if not isinstance(past, Past):
+        for row in past.points(first, last, grade):
+            lsn, group, until = Lsn(row.lsn), Lsn(row.group), Lsn(row.until)
+            point = Point(lsn, TimeNs(row.time_ns), row.grade, group, row.reason, row.name, until)
+            yield point, os.fsdecode(decode_name(row.title))
+        return
+    _adopt(past)
+    least = Grade.CRASH if grade is None else Grade.of(grade)
+    with past.journal.snapshot() as snapshot:
+        table = past.groups_in(snapshot)
+        end = snapshot.indexed_lsn if last is None else last
+        for point in points_of_path(
+            past.journal, table, past.view_of, past.path, first or Lsn(1), end, least
+        ):
+            yield point, _group_text(point, table)
 
 
 def concern_of(past: Past, last: Lsn) -> Concern:
@@ -84,19 +101,19 @@ def _group_text(point: Point, table: GroupTable) -> str:
     return "" if group is None else path_json(table.title(group))
 
 
-def _point_row(point: Point, table: GroupTable) -> tuple[str, ...]:
-    group = path_text(_group_text(point, table))
+def _point_row(point: Point, title: str) -> tuple[str, ...]:
+    group = path_text(title)
     text = point.name or point.reason
     return (time_text(point.time_ns), point.grade, str(point.lsn), group, path_text(text))
 
 
-def _point_json(point: Point, table: GroupTable) -> dict[str, Any]:
+def _point_json(point: Point, title: str) -> dict[str, Any]:
     return {
         "lsn": point.lsn,
         "time": time_json(point.time_ns),
         "time_ns": point.time_ns,
         "grade": point.grade,
-        "group": _group_text(point, table),
+        "group": title,
         "group_id": point.group,
         "reason": point.reason,
         "name": point.name,
@@ -105,21 +122,34 @@ def _point_json(point: Point, table: GroupTable) -> dict[str, Any]:
 
 
 def show_history(
-    path: str, store: str | None, since: str | None, until: str | None, as_json: bool
+    path: str,
+    store: str | None,
+    since: str | None,
+    until: str | None,
+    as_json: bool,
+    source: VaultSource | None = None,
 ) -> None:
     """Print the versions of a path, oldest first."""
-    with Past(path, store) as past:
-        _adopt(past)
+    with open_past(path, store, source) as past:
         first, last = _range(past, since, until)
-        versions = history(past.journal, past.path, since=first, until=last)
+        versions = _versions(past, first, last)
         if as_json:
             print_json([_version_json(version) for version in versions])
             return
         rows = [_version_row(version) for version in versions]
         table_of_rows(("time", "who", "what", "written", "size", "LSN"), rows, right=(3, 4, 5))
-        for gap in past.journal.gaps():
+        for gap in past.journal.gaps() if isinstance(past, Past) else ():
             if (first or 0) <= gap.lsn and (last is None or gap.lsn <= last):
                 note(gap_text(gap))
+
+
+def _versions(past: AnyPast, first: Lsn | None, last: Lsn | None) -> Iterator[Version]:
+    if not isinstance(past, Past):
+        from replicator.reading_words import version_of
+
+        return map(version_of, past.versions(first, last))
+    _adopt(past)
+    return history(past.journal, past.path, since=first, until=last)
 
 
 def _version_row(version: Version) -> tuple[str, ...]:
@@ -182,46 +212,53 @@ def who_json(actor: Actor | None) -> dict[str, Any]:
 
 
 def show_deleted(
-    path: str, store: str | None, name: str | None, since: str | None, as_json: bool
+    path: str,
+    store: str | None,
+    name: str | None,
+    since: str | None,
+    as_json: bool,
+    source: VaultSource | None = None,
 ) -> None:
     """Print what was deleted below a directory, and from which moment it can be restored."""
-    with Past(path, store) as past:
-        now = past.view(past.newest())
+    with open_past(path, store, source) as past:
         first, _ = _range(past, since, None)
-        found = _since(search_deleted(now, past.path, name or ""), first)
+        found = _deletions(past, name, first)
         if as_json:
-            print_json([_deleted_json(now, entry) for entry in found])
+            print_json([_deleted_json(entry) for entry in found])
             return
         count = 0
         for entry in found:
             count += 1
-            _say_deleted(now, entry)
+            _say_deleted(entry)
         if not count:
             say("nothing that was deleted fits")
 
 
-def _since(found: Iterator[Deleted], first: Lsn | None) -> Iterator[Deleted]:
-    return (entry for entry in found if first is None or entry.removed_lsn >= first)
+def _deletions(past: AnyPast, name: str | None, first: Lsn | None) -> Iterator[Deleted]:
+    """What was deleted; `restore_lsn` is the moment from which it comes back whole."""
+    if not isinstance(past, Past):
+        from replicator.reading_words import deleted_of
+
+        yield from map(deleted_of, past.deletions(name, first))
+        return
+    now = past.view(past.newest())
+    for entry in search_deleted(now, past.path, name or ""):
+        if first is None or entry.removed_lsn >= first:
+            is_directory = stat.S_ISDIR(entry.state.mode)
+            yield entry._replace(restore_lsn=before_deletion(now, entry)) if is_directory else entry
 
 
-def _say_deleted(now: View, entry: Deleted) -> None:
+def _say_deleted(entry: Deleted) -> None:
     is_directory = stat.S_ISDIR(entry.state.mode)
     size = "directory" if is_directory else size_text(entry.state.size_bytes)
     say(
         f"{time_text(entry.removed_time_ns)}  {size.rjust(9)}  {who_text(entry.actor)}  "
         f"{path_text(entry.path)}{'/' if is_directory else ''}"
-        f"  (--at @lsn:{_restore_lsn(now, entry)})"
+        f"  (--at @lsn:{entry.restore_lsn})"
     )
 
 
-def _restore_lsn(now: View, entry: Deleted) -> Lsn:
-    """The moment from which it comes back whole."""
-    if stat.S_ISDIR(entry.state.mode):
-        return before_deletion(now, entry)
-    return entry.restore_lsn
-
-
-def _deleted_json(now: View, entry: Deleted) -> dict[str, Any]:
+def _deleted_json(entry: Deleted) -> dict[str, Any]:
     return {
         "path": path_json(entry.path),
         "lsn": entry.removed_lsn,
@@ -230,7 +267,7 @@ def _deleted_json(now: View, entry: Deleted) -> dict[str, Any]:
         **who_json(entry.actor),
         "mode": f"{entry.state.mode:o}",
         "size_bytes": entry.state.size_bytes,
-        "restore_at": f"@lsn:{_restore_lsn(now, entry)}",
+        "restore_at": f"@lsn:{entry.restore_lsn}",
     }
 
 
@@ -240,7 +277,7 @@ def _adopt(past: Past) -> None:
         past.view(past.newest()).walk(past.path)
 
 
-def _range(past: Past, since: str | None, until: str | None) -> tuple[Lsn | None, Lsn | None]:
+def _range(past: AnyPast, since: str | None, until: str | None) -> tuple[Lsn | None, Lsn | None]:
     """LSNs of two moments, both included; None where no bound was given or needed."""
     first = None
     if since is not None:

@@ -20,6 +20,7 @@ from console.volumes import Place, place_of
 from store.errors import NotSeeded
 from store.journal import Journal, Snapshot
 from store.types import Lsn, NodeId, TimeNs
+from timetravel.companions import Companion, find_companions
 from timetravel.errors import MomentError
 from timetravel.groups import GroupTable
 from timetravel.moment import AtTime, parse_moment
@@ -127,6 +128,13 @@ class Past:
     def view(self, point: ResolvedPoint) -> View:
         """The volume as of `point`."""
         return self.view_of(point.lsn)
+
+    def companions(self, view: View) -> list[Companion]:
+        """The files that belong to the path."""
+        now = self.view(self.newest())
+        return find_companions(
+            view, now, self.path, now_ns=self.log_now_ns, quiet_ns=self.settings.quiet_ns
+        )
 
     def demand(self, lacking: NotSeeded) -> None:
         """Have the daemon put into the journal what is not there yet; NotSeeded without one."""

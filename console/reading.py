@@ -5,14 +5,28 @@ Duty: from arguments to views, and from what they say to lines or JSON. It chang
 
 from __future__ import annotations
 
+import os
 import stat
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from console.errors import WrongUse
-from console.output import path_json, path_text, print_json, say, size_text, time_json, time_text
+from console.output import (
+    path_json,
+    path_text,
+    print_json,
+    say,
+    size_text,
+    table,
+    time_json,
+    time_text,
+)
 from console.past import Past
+from console.pasts import AnyPast, open_past
+from console.vault_options import VaultSource
 from timetravel.diff import Change, ChangeKind, Part, diff
+from timetravel.resolve import ResolvedPoint
 from timetravel.view import NodeState
 
 READ_BYTES = 1 << 20
@@ -25,9 +39,16 @@ _LETTERS = {
 }
 
 
-def cat_file(path: str, store: str | None, moment: str, exact: bool, limit_s: float | None) -> None:
+def cat_file(
+    path: str,
+    store: str | None,
+    moment: str,
+    exact: bool,
+    limit_s: float | None,
+    source: VaultSource | None = None,
+) -> None:
     """Write a file's past content to stdout, and on stderr what the moment came to."""
-    with Past(path, store, limit_s) as past:
+    with open_past(path, store, source, limit_s) as past:
         point = past.point_for_path(moment, exact)
         past.say_point(moment, point)
         view = past.view(point)
@@ -42,8 +63,10 @@ def cat_file(path: str, store: str | None, moment: str, exact: bool, limit_s: fl
                 f"{path} was not a file", f"cdpfs restore {path} --at {moment} --to DEST"
             )
         out = sys.stdout.buffer
-        for start in range(0, state.size_bytes, READ_BYTES):
-            out.write(view.read(state.node, start, READ_BYTES))
+        with view.expecting([(state.node, state.size_bytes)]):
+            for start in range(0, state.size_bytes, READ_BYTES):
+                size = min(READ_BYTES, state.size_bytes - start)
+                out.write(view.read(state.node, start, size))
         out.flush()
 
 
@@ -55,9 +78,10 @@ def show_diff(
     exact: bool,
     limit_s: float | None,
     as_json: bool,
+    source: VaultSource | None = None,
 ) -> None:
     """Print what changed below a path between two moments, `until` None meaning now."""
-    with Past(path, store, limit_s) as past:
+    with open_past(path, store, source, limit_s) as past:
         old = past.point_for_path(since, exact)
         past.say_point(since, old)
         new = past.newest() if until is None else past.point_for_path(until, exact)
@@ -68,13 +92,57 @@ def show_diff(
                 f"--from {since} ({time_text(old.time_ns)}) is later than --to {until or 'now'}",
                 "swap the two",
             )
-        changes = diff(past.view(old), past.view(new), past.path)
+        changes = _changes(past, old, new)
         if as_json:
             print_json([change_json(change) for change in changes])
             return
         for change in changes:
             if not change.only_directory_times:
                 say(change_text(change))
+
+
+def _changes(past: AnyPast, old: ResolvedPoint, new: ResolvedPoint) -> Iterator[Change]:
+    if isinstance(past, Past):
+        return diff(past.view(old), past.view(new), past.path)
+    from replicator.reading_words import change_of
+
+    return map(change_of, past.changes(old.lsn, new.lsn))
+
+
+def list_directory(
+    path: str,
+    store: str | None,
+    moment: str,
+    exact: bool,
+    limit_s: float | None,
+    as_json: bool,
+    source: VaultSource | None,
+) -> None:
+    """Print what a directory had at a moment, or the path itself if it was none."""
+    with open_past(path, store, source, limit_s) as past:
+        point = past.point_for_path(moment, exact)
+        past.say_point(moment, point)
+        view = past.view(point)
+        top = view.walk(past.path)
+        found = [(os.path.basename(past.path) or b".", top)]
+        if stat.S_ISDIR(top.mode):
+            found = view.listing(top.node)
+        if as_json:
+            print_json([{"name": path_json(name), **_attributes(state)} for name, state in found])
+            return
+        rows = [_listed(name, state) for name, state in found]
+        table(("mode", "owner", "size", "changed", "name"), rows, right=(2,))
+
+
+def _listed(name: bytes, state: NodeState) -> tuple[str, ...]:
+    shown = path_text(name)
+    if stat.S_ISLNK(state.mode):
+        shown += f" -> {path_text(state.target)}"
+    elif stat.S_ISDIR(state.mode):
+        shown += "/"
+    size = size_text(state.size_bytes) if stat.S_ISREG(state.mode) else ""
+    owner = f"{state.uid}:{state.gid}"
+    return (stat.filemode(state.mode), owner, size, time_text(state.mtime_ns), shown)
 
 
 def change_text(change: Change) -> str:
@@ -107,8 +175,10 @@ def change_json(change: Change) -> dict[str, Any]:
 
 
 def _state_json(state: NodeState | None) -> dict[str, Any] | None:
-    if state is None:
-        return None
+    return None if state is None else _attributes(state)
+
+
+def _attributes(state: NodeState) -> dict[str, Any]:
     return {
         "node": state.node,
         "mode": f"{state.mode:o}",

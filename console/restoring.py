@@ -12,11 +12,11 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from console.companions import Decision, decide
 from console.control import not_mounted
-from console.errors import ConsoleError
+from console.errors import ConsoleError, WrongUse
 from console.exit_codes import ExitCode
 from console.output import (
     bytes_progress,
@@ -28,6 +28,8 @@ from console.output import (
     size_text,
 )
 from console.past import Past
+from console.pasts import AnyPast, open_past
+from console.vault_options import VaultSource
 from timetravel.place import Place
 from timetravel.report import caution_about, point_fields, point_sentence
 from timetravel.resolve import ResolvedPoint
@@ -35,6 +37,9 @@ from timetravel.restore import Existing
 from timetravel.restore import restore as carry_out_restore
 from timetravel.steps import Action, Progress, Report
 from timetravel.view import View
+
+if TYPE_CHECKING:
+    from console.remote_past import RemotePast
 
 MAX_SHOWN_FAILURES = 20
 
@@ -53,6 +58,8 @@ class Request:
     overwrite: bool = False
     keep_new: bool = False
     limit_s: float | None = None
+    source: VaultSource | None = None
+    """A vault to bring it from."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,9 @@ class _Outcome:
 
 def restore(request: Request, as_json: bool) -> ExitCode:
     """Bring a path back and print what was done."""
-    with Past(request.path, request.store, request.limit_s) as past:
+    with open_past(request.path, request.store, request.source, request.limit_s) as past:
+        if not isinstance(past, Past):
+            return _from_vault(past, request, as_json)
         point = past.point_for_path(request.moment, request.exact)
         view = past.view(point)
         top = view.walk(past.path)
@@ -83,8 +92,8 @@ def restore(request: Request, as_json: bool) -> ExitCode:
         if request.destination is None:
             return _in_place(past, request, point, view, as_json)
         root, at = _destination(request.destination, stat.S_ISDIR(top.mode), past.path)
-        now = past.view(past.newest())
-        decision = decide(past, view, now, request.companions, at, in_place=False)
+        found = past.companions(view)
+        decision = decide(found, past.path, request.companions, at, in_place=False)
         existing = Existing.REPLACE if request.overwrite else Existing.REFUSE
         with Place(root) as place, _progress("restoring") as progress:
             report = carry_out_restore(
@@ -100,13 +109,55 @@ def restore(request: Request, as_json: bool) -> ExitCode:
         return _tell(past, outcome, as_json)
 
 
+def _from_vault(past: RemotePast, request: Request, as_json: bool) -> ExitCode:
+    """Bring a path from a vault. When it is cut, the same command goes on where it was."""
+    from replicator.resume import Resumption  # it takes long to load
+
+    if request.destination is None:
+        raise WrongUse("what a vault has needs a place here", "name one: --to DEST")
+    point = past.point_for_path(request.moment, request.exact)
+    view = past.view(point)
+    top = view.walk(past.path)
+    is_directory = stat.S_ISDIR(top.mode)
+    root, at = _destination(request.destination, is_directory, past.path)
+    with Place(root) as place:
+        resume = Resumption(place, past.volume.uuid, past.line.line, past.path, at)
+        asked = request.moment + ("!exact" if request.exact else "")
+        lsn = resume.lsn_of(asked)
+        if lsn is not None and lsn != point.lsn:
+            point = past.point_for_path(f"@lsn:{lsn}")
+            view = past.view(point)
+            top = view.walk(past.path)
+        if lsn is not None:
+            note(f"cdpfs: going on with a restore of LSN {point.lsn} that was cut")
+        if is_directory:
+            view.load_tree(top.node)
+        decision = decide(past.companions(view), past.path, request.companions, at, False)
+        with _progress("restoring") as progress:
+            report = carry_out_restore(
+                view,
+                past.path,
+                place,
+                at,
+                companions=decision.transfers,
+                existing=Existing.REPLACE if request.overwrite else Existing.REFUSE,
+                progress=progress,
+                resume=resume.of(view, asked),
+            )
+        if report.ok:
+            resume.finish()
+    outcome = _Outcome(point, report, os.path.join(root, at), decision=decision)
+    return _tell(past, outcome, as_json)
+
+
 def _in_place(
     past: Past, request: Request, point: ResolvedPoint, view: View, as_json: bool
 ) -> ExitCode:
     _refuse_unmounted(past)
     before = past.newest()
     now = past.view(before)
-    decision = decide(past, view, now, request.companions, past.path, in_place=True)
+    found = past.companions(view)
+    decision = decide(found, past.path, request.companions, past.path, in_place=True)
     with (
         Place(os.fsencode(past.place.store.config.mount_point)) as place,
         _progress("restoring") as progress,
@@ -167,9 +218,9 @@ def _progress(title: str) -> Iterator[Progress]:
         yield advance
 
 
-def _tell(past: Past, outcome: _Outcome, as_json: bool) -> ExitCode:
+def _tell(past: AnyPast, outcome: _Outcome, as_json: bool) -> ExitCode:
     """Print the report; the exit code is what it comes to."""
-    undo = _undo_command(past, outcome) if outcome.before is not None else None
+    undo = _undo_command(past, outcome) if isinstance(past, Past) else None
     if as_json:
         print_json(_as_json(past, outcome, undo))
     else:
@@ -195,7 +246,7 @@ def _undo_command(past: Past, outcome: _Outcome) -> str | None:
     return " && ".join(commands)
 
 
-def _as_json(past: Past, outcome: _Outcome, undo: str | None) -> dict[str, Any]:
+def _as_json(past: AnyPast, outcome: _Outcome, undo: str | None) -> dict[str, Any]:
     report = outcome.report
     return {
         "ok": report.ok,

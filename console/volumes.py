@@ -62,6 +62,23 @@ def place_of(path: str, store: str | None) -> Place:
     )
 
 
+def relative_path(path: str, directory: bytes) -> bytes:
+    """A path relative to the root of a volume whose `directory` is not on this machine.
+
+    A relative path counts from the volume's root, an absolute one must lie below the directory.
+    """
+    if not os.path.isabs(path):
+        return _normal(os.fsencode(path))
+    relative = _relative(os.path.normpath(os.fsencode(path)), directory)
+    if relative is None:
+        shown = os.fsdecode(directory)
+        raise WrongUse(
+            f"{path} is not in the volume of {shown}",
+            f"name a path below {shown}, or one relative to it",
+        )
+    return relative
+
+
 def resolved(path: bytes) -> bytes:
     """The absolute path with every symlink resolved but the last name, which may be one itself."""
     absolute = os.path.abspath(path)

@@ -21,6 +21,7 @@ ReplicationError              `hint` says what to do next
 ├── KeyMissing                the key that sealed something is not at hand
 ├── NotEmpty                  the directory of a recovery has something in it
 ├── BadParcel                 a file of shipments is damaged, cut, or none at all
+├── PastRefused               what was asked of a vault's volume can't be told; `kind` says why
 └── BadRequest                a request that is none, or is over a limit
     └── TooLarge              a body, or what it would become, is over a limit
 """
@@ -177,3 +178,16 @@ class BadRequest(ReplicationError):
 
 class TooLarge(BadRequest):
     """A body, or what it would become, is over a limit."""
+
+
+class PastRefused(ReplicationError):
+    """A vault answers what the past itself would: no such path, a moment to come, not yet copied.
+
+    `kind` is the name of that error's class in `timetravel.errors` or `store.errors`.
+    """
+
+    hint = "ask for another moment or path"
+
+    def __init__(self, message: str, hint: str | None = None, kind: str = "") -> None:
+        super().__init__(message, hint)
+        self.kind = kind

@@ -16,11 +16,14 @@ from typing import Self, TypeVar
 import httpx
 import msgspec
 
+import store.errors
+import timetravel.errors
 from replicator import errors
 from replicator.errors import (
     BadRequest,
     BadSettings,
     LinkDown,
+    PastRefused,
     Refused,
     ReplicationError,
     VaultBusy,
@@ -281,6 +284,8 @@ def refusal_error(status: int, raw: bytes) -> ReplicationError:
         said = msgspec.json.decode(raw, type=Refusal)
     except msgspec.MsgspecError:
         return (fallback or Refused)(f"the vault answers with status {status}")
+    if any(hasattr(module, said.kind) for module in (store.errors, timetravel.errors)):
+        return PastRefused(said.message, said.hint or None, said.kind)
     kind = getattr(errors, said.kind, None)
     if not (isinstance(kind, type) and issubclass(kind, ReplicationError)):
         kind = fallback or Refused

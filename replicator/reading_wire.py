@@ -6,7 +6,8 @@ into an LSN first, then everything is asked as of that LSN:
     GET  /v1/volumes                                     [VolumeMessage], those that may be read
     GET  resolve?moment=M[&zone=Z][&path=P][&limit_s=S]  PointMessage
     GET  state?lsn=N&node=ID | &path=P                   State
-    GET  tree?lsn=N&node=ID[&deep=1]                     NDJSON of Entry, then TreeEnd
+    GET  entry?lsn=N&node=ID                             Entry: with extended attributes
+    GET  tree?lsn=N&node=ID[&deep=1]                     NDJSON of Entry
     GET  content?lsn=N&node=ID  (Range)                  bytes of a file
     POST contents?lsn=N         Wanted                   bytes of many ranges, see `FRAME`
     POST digests?lsn=N          Wanted                   [digest of each range]
@@ -15,6 +16,10 @@ into an LSN first, then everything is asked as of that LSN:
                                                          NDJSON of VersionMessage, PointRow, ...
     GET  companions?lsn=N&path=P                         [CompanionMessage]
     GET  shipments?from=LSN[&offset=BYTE]                a shipment, made anew from the journal
+
+An answer has in its headers the digest of its body, and of the request that it answers, so that
+damage on the way is noticed without TLS too; an answer of lines (NDJSON) ends with an `End` that
+has the digest of the lines. A line that is a `Failure` says what could not be told.
 
 Names and paths are bytes. As text they are `encode_name` of them: UTF-8 as it is, and every other
 byte, `%` and control characters as `%XX`; so no two texts mean the same name. In a URL that text is
@@ -29,6 +34,7 @@ from typing import Annotated, Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from blake3 import blake3
 
 from replicator.errors import BadRequest
 from replicator.wire import Hex32, LsnNumber
@@ -37,7 +43,10 @@ from store.ops import Actor
 from store.types import Lsn, NodeId
 
 DIGEST_HEADER: Final = "cdpfs-digest"
-"""Of an answer with content: the blake3 digest of its body, in hexadecimal digits."""
+"""Of an answer that is sent whole: the blake3 digest of its body, in hexadecimal digits."""
+
+ASKED_HEADER: Final = "cdpfs-asked"
+"""Of an answer: `asked_digest` of the request as it arrived."""
 
 MAX_PATH_BYTES: Final = 1 << 16
 MAX_RANGES: Final = 4096
@@ -88,12 +97,13 @@ class Entry(msgspec.Struct, kw_only=True, frozen=True, tag_field="is", tag="entr
     """By name; values are in base64."""
 
 
-class TreeEnd(msgspec.Struct, kw_only=True, frozen=True, tag_field="is", tag="end"):
-    """The last line of a tree: without it the answer was cut."""
+class End(msgspec.Struct, kw_only=True, frozen=True, tag_field="is", tag="end"):
+    """The last line of an answer of lines: without it the answer was cut."""
 
-    entries: int
-    complete: bool
-    """False: there are more than one answer may have."""
+    lines: int
+    """Those before this one."""
+    digest: Hex32
+    """The blake3 digest of all their bytes, line ends included."""
 
 
 class Failure(msgspec.Struct, kw_only=True, frozen=True, tag_field="is", tag="failure"):
@@ -254,6 +264,11 @@ class VolumeMessage(msgspec.Struct, kw_only=True, frozen=True):
     directory: str
     sealed: bool
     lines: list[LineMessage]
+
+
+def asked_digest(target: bytes, body: bytes) -> str:
+    """The digest of a request: its path and query as they are sent, and its body."""
+    return blake3(target + b"\0" + body).hexdigest()
 
 
 def encode_name(name: bytes) -> str:

@@ -15,6 +15,7 @@ import xxhash
 
 from store.types import NodeId
 from timetravel.errors import VerificationFailed
+from timetravel.readable import Readable
 from timetravel.view import View
 
 PIECE_BYTES = 1 << 20
@@ -33,7 +34,7 @@ _ZEROS = bytes(HOLE_BYTES)
 
 
 def fill(
-    view: View,
+    view: Readable,
     node: NodeId,
     size_bytes: int,
     fd: int,
@@ -60,7 +61,7 @@ def fill(
 
 
 def rewrite(
-    view: View,
+    view: Readable,
     node: NodeId,
     size_bytes: int,
     fd: int,
@@ -79,7 +80,7 @@ def rewrite(
     writer = _Writer(fd, verify)
     for start in range(0, size_bytes, PIECE_BYTES):
         stop = min(start + PIECE_BYTES, size_bytes)
-        if now is None or not same_pieces(view, now, node, start, stop):
+        if not _same_here(view, now, node, start, stop):
             wanted = view.read(node, start, stop - start)
             found = os.pread(fd, stop - start, start)
             if not found:
@@ -94,6 +95,11 @@ def rewrite(
         os.ftruncate(fd, size_bytes)
     writer.check()
     return writer.written_bytes
+
+
+def _same_here(view: Readable, now: View | None, node: NodeId, start: int, stop: int) -> bool:
+    """Whether nothing in `[start, stop)` was written between the view and `now`."""
+    return now is not None and isinstance(view, View) and same_pieces(view, now, node, start, stop)
 
 
 def same_pieces(old: View, new: View, node: NodeId, start: int, stop: int) -> bool:
@@ -120,15 +126,23 @@ def nonzero_runs(data: bytes, offset: int) -> Iterator[tuple[int, int]]:
 
 
 def _pieces_of(
-    view: View, node: NodeId, size_bytes: int, readers: Executor
+    view: Readable, node: NodeId, size_bytes: int, readers: Executor
 ) -> Iterator[tuple[int, bytes]]:
     """(offset, bytes) of everything that is not a hole."""
     if size_bytes <= PIECE_BYTES:
-        # One lookup for small files: holes in them are found as zeros.
         if size_bytes:
             yield 0, view.read(node, 0, size_bytes)
         return
-    yield from _read_ahead(view, node, _cut(view.data_areas(node)), readers)
+    yield from _read_ahead(view, node, pieces_to_read(view, node, size_bytes), readers)
+
+
+def pieces_to_read(view: Readable, node: NodeId, size_bytes: int) -> Iterator[tuple[int, int]]:
+    """The intervals in which `fill` reads a file, in order."""
+    if size_bytes > PIECE_BYTES:
+        yield from _cut(view.data_areas(node))
+    elif size_bytes:
+        # One lookup for small files: holes in them are found as zeros.
+        yield 0, size_bytes
 
 
 def _cut(areas: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -141,7 +155,7 @@ def _cut(areas: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 
 def _read_ahead(
-    view: View, node: NodeId, intervals: Iterator[tuple[int, int]], readers: Executor
+    view: Readable, node: NodeId, intervals: Iterator[tuple[int, int]], readers: Executor
 ) -> Iterator[tuple[int, bytes]]:
     pending: deque[tuple[int, Future[bytes]]] = deque()
     try:

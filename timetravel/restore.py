@@ -15,12 +15,13 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from store.errors import StoreError
 from store.types import NodeId
 from timetravel.errors import RestoreRefused
 from timetravel.place import Place, joined
+from timetravel.readable import Readable
 from timetravel.steps import Action, Failure, Progress, Report, Step, carry_out
 from timetravel.view import NodeState, View
 
@@ -56,6 +57,22 @@ class Plan:
         return found
 
 
+class Resume(Protocol):
+    """What is known of a restore that was cut, or may be."""
+
+    begun: bool
+    """An earlier run has been at this place."""
+
+    def begin(self, plan: Plan) -> None:
+        """Note that it begins, before anything is changed; what an earlier run has brought
+        already becomes a KEEP step."""
+        ...
+
+    def partial_name(self, path: bytes) -> bytes:
+        """Name of the half-made file for a path, beside it; the same in each run."""
+        ...
+
+
 class Transfer(NamedTuple):
     """A file to restore beside another."""
 
@@ -66,7 +83,7 @@ class Transfer(NamedTuple):
 
 
 def restore(
-    view: View,
+    view: Readable,
     source: bytes,
     place: Place,
     at: bytes,
@@ -78,14 +95,17 @@ def restore(
     verify: bool = True,
     durable: bool = True,
     progress: Progress | None = None,
+    resume: Resume | None = None,
 ) -> Report:
     """Bring `source` (relative to the volume's root) back to `at` (relative to the place).
 
     `companions` come with it: those that were not there go first, so that no program finds a
-    later journal beside the restored file. The other arguments are those of `plan_restore` and
-    `steps.carry_out`. NoSuchPath if the view has no such source; RestoreRefused, with nothing
-    changed, under `Existing.REFUSE`.
+    later journal beside the restored file. `resume` remembers how far it has come, if it can be
+    cut. The other arguments are those of `plan_restore` and `steps.carry_out`. NoSuchPath if the
+    view has no such source; RestoreRefused, with nothing changed, under `Existing.REFUSE`.
     """
+    if resume is not None and resume.begun:
+        existing = Existing.REPLACE  # what is there now is what the run that was cut has made
     plan = plan_restore(view, source, place, at, existing=existing, delete_new=delete_new, now=now)
     for transfer in companions:
         if transfer.source is None:
@@ -100,14 +120,24 @@ def restore(
     if plan.refused:
         hint = "name another destination with --to, or have what is there replaced"
         raise RestoreRefused(plan.refused, hint)
-    report = carry_out(view, place, plan.steps, verify=verify, durable=durable, progress=progress)
+    if resume is not None:
+        resume.begin(plan)
+    report = carry_out(
+        view,
+        place,
+        plan.steps,
+        verify=verify,
+        durable=durable,
+        progress=progress,
+        partial_name=resume.partial_name if resume is not None else None,
+    )
     for failure in plan.blocked:
         report.fail(*failure)
     return report
 
 
 def plan_restore(
-    view: View,
+    view: Readable,
     source: bytes,
     place: Place,
     at: bytes,
@@ -145,7 +175,7 @@ class _Entry:
 class _Planner:
     def __init__(
         self,
-        view: View,
+        view: Readable,
         place: Place,
         existing: Existing,
         delete_new: bool,
@@ -308,6 +338,6 @@ class _Planner:
         self.plan.steps.append(Step(action, path, state.node, size))
 
 
-def unchanged(present: NodeState, past: NodeState, view: View) -> bool:
+def unchanged(present: NodeState, past: NodeState, view: Readable) -> bool:
     """Whether `present` is what `past`, of `view`, was: nothing about the node changed since."""
     return present.node == past.node and present.changed <= view.lsn

@@ -34,6 +34,7 @@ from timetravel.attributes import apply_attributes
 from timetravel.content import fill, rewrite
 from timetravel.errors import TimetravelError
 from timetravel.place import Place
+from timetravel.readable import Readable
 from timetravel.view import NodeState, View
 
 TEMPORARY_PREFIX: Final = b".cdpfs-restore-"
@@ -73,6 +74,10 @@ _CHANGES_NAMES: Final = frozenset(
         Action.REMOVE,
     }
 )
+
+
+_READS: Final = frozenset({Action.CREATE, Action.REPLACE})
+"""Files that are read from the beginning."""
 
 
 class Step(NamedTuple):
@@ -134,7 +139,7 @@ Progress = Callable[[int, int, int], None]
 
 
 def carry_out(
-    view: View,
+    view: Readable,
     place: Place,
     steps: Iterable[Step],
     *,
@@ -142,17 +147,23 @@ def carry_out(
     verify: bool = True,
     durable: bool = True,
     progress: Progress | None = None,
+    partial_name: Callable[[bytes], bytes] | None = None,
 ) -> Report:
     """Carry out `steps`; one that fails does not keep the others from being tried.
 
     `now` is a view of the present when the place is a mount of the same volume and the nodes to
     rewrite are the same (it saves reading). `verify` reads back what was written; `durable` has
-    it on disk before returning. Only bugs raise.
+    it on disk before returning. Half-made files are kept under `partial_name` of their paths, for
+    a later run, instead of being removed. Only bugs raise, and what ends a line to a vault.
     """
     steps = list(steps)
     total = sum(step.size_bytes for step in steps)
-    with ThreadPoolExecutor(1, "restore-read-ahead") as readers:
+    with (
+        ThreadPoolExecutor(1, "restore-read-ahead") as readers,
+        view.expecting((step.node, step.size_bytes) for step in steps if step.action in _READS),
+    ):
         work = _Work(view, place, now, verify, readers, progress, total)
+        work.partial_name = partial_name
         for step in steps:
             if not work.do(step):
                 break
@@ -167,7 +178,7 @@ class _Work:
 
     def __init__(
         self,
-        view: View,
+        view: Readable,
         place: Place,
         now: View | None,
         verify: bool,
@@ -190,6 +201,8 @@ class _Work:
         """Directories whose attributes are set at the end: making entries changes their times."""
         self._quiet: dict[bytes, Step] = {}
         """Directories that need nothing unless a step changes their names."""
+        self.partial_name: Callable[[bytes], bytes] | None = None
+        """Names of half-made files that stay; None: they are removed."""
         self._lost: bytes | None = None
         """A directory that could not be made: what is below it is not tried."""
 
@@ -252,7 +265,10 @@ class _Work:
         """Make the entry under a temporary name, then rename it."""
         state = self._view.state(step.node)
         fd, name = self._place.parent(step.path)
+        stays = self.partial_name is not None and stat.S_ISREG(state.mode)
         temporary = self._temporary_name()
+        if self.partial_name is not None and stays:
+            temporary = self.partial_name(step.path)
         try:
             if stat.S_ISREG(state.mode):
                 self._put_file(step, state, fd, temporary)
@@ -263,14 +279,17 @@ class _Work:
                 raise FileExistsError(errno.EEXIST, "it appeared while the restore ran")
             os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
         except BaseException:
-            _remove_if_there(fd, temporary)
+            if not stays:
+                _remove_if_there(fd, temporary)
             raise
         self._done_files += 1
 
     def _put_file(self, step: Step, state: NodeState, directory: int, name: bytes) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _WITHOUT_LINK
+        flags = os.O_RDWR | os.O_CREAT | _WITHOUT_LINK
+        flags |= os.O_EXCL if self.partial_name is None else os.O_NONBLOCK
         fd = os.open(name, flags, 0o600, dir_fd=directory)
         try:
+            _refuse_shared(fd)
             self.report.written_bytes += fill(
                 self._view,
                 step.node,
@@ -399,6 +418,13 @@ def _make_special(state: NodeState, directory: int, name: bytes) -> None:
         os.symlink(state.target, name, dir_fd=directory)
     else:
         os.mknod(name, stat.S_IFMT(state.mode) | 0o600, state.rdev, dir_fd=directory)
+
+
+def _refuse_shared(fd: int) -> None:
+    """A half-made file of an earlier run must be one, and nobody else's."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        raise OSError(errno.EEXIST, "something else has the name of the half-made file")
 
 
 def _remove_if_there(directory: int, name: bytes) -> None:

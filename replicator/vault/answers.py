@@ -30,7 +30,6 @@ from replicator.reading_wire import (
     GroupMessage,
     PointMessage,
     PointRow,
-    TreeEnd,
     VersionMessage,
     Wanted,
     actor_message,
@@ -51,7 +50,7 @@ from timetravel.history import Version, history
 from timetravel.place import joined
 from timetravel.points import points_of_path
 from timetravel.resolve import ResolvedPoint
-from timetravel.view import View
+from timetravel.view import NodeState, View
 
 _Row = TypeVar("_Row")
 
@@ -86,7 +85,7 @@ def point_message(point: ResolvedPoint, head: Head) -> PointMessage:
     )
 
 
-def tree(view: View, top: NodeId, deep: bool) -> Iterator[Entry | Failure | TreeEnd]:
+def tree(view: View, top: NodeId, deep: bool) -> Iterator[Entry | Failure]:
     """Everything in a directory, or below it as well, directories before what is in them."""
     pending: list[tuple[bytes, NodeId]] = [(b"", top)]
     count = 0
@@ -100,16 +99,24 @@ def tree(view: View, top: NodeId, deep: bool) -> Iterator[Entry | Failure | Tree
         below = []
         for name, state in listing:
             if count == MAX_TREE_ENTRIES:
-                yield TreeEnd(entries=count, complete=False)
+                yield failure(BadRequest(f"there are more than {MAX_TREE_ENTRIES} entries"), path)
                 return
             count += 1
             entry_path = joined(path, name)
-            xattrs = xattr_messages(view.xattrs(state.node))
-            yield Entry(path=encode_name(entry_path), state=state_message(state), xattrs=xattrs)
+            yield _entry(view, entry_path, state)
             if deep and stat.S_ISDIR(state.mode):
                 below.append((entry_path, state.node))
         pending.extend(reversed(below))
-    yield TreeEnd(entries=count, complete=True)
+
+
+def entry(view: View, node: NodeId) -> Entry:
+    """A node by itself. NoSuchNode."""
+    return _entry(view, b"", view.state(node))
+
+
+def _entry(view: View, path: bytes, state: NodeState) -> Entry:
+    xattrs = xattr_messages(view.xattrs(state.node))
+    return Entry(path=encode_name(path), state=state_message(state), xattrs=xattrs)
 
 
 def failure(error: Exception, path: bytes = b"") -> Failure:

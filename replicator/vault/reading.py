@@ -22,10 +22,13 @@ from starlette.routing import Route
 
 from replicator.errors import BadRequest, Refused
 from replicator.reading_wire import (
+    ASKED_HEADER,
     DIGEST_HEADER,
     MAX_CONTENTS_BYTES,
     NDJSON,
+    End,
     Wanted,
+    asked_digest,
     decode_path,
     state_message,
 )
@@ -142,6 +145,11 @@ class Reading:
             path = decode_path(request.query_params["path"])
             return message(state_message(await self.run(view.walk, path)))
         return message(state_message(await self.run(view.state, node_of(request))))
+
+    async def entry(self, request: Request) -> Response:
+        """A node by itself, its extended attributes among the rest."""
+        view = await self._view(request)
+        return message(await self.run(answers.entry, view, node_of(request)))
 
     async def tree(self, request: Request) -> Response:
         """A directory, or everything below it."""
@@ -267,8 +275,12 @@ class Reading:
         return StreamingResponse(self._chunks(rows), media_type=NDJSON)
 
     async def _chunks(self, rows: Iterator[Any]) -> AsyncIterator[bytes]:
+        digest, lines = blake3(), 0
         while chunk := await self.run(_chunk, rows):
+            digest.update(chunk)
+            lines += chunk.count(b"\n")
             yield chunk
+        yield msgspec.json.encode(End(lines=lines, digest=digest.hexdigest())) + b"\n"
 
 
 def routes(root: VaultRoot) -> list[Route]:
@@ -279,6 +291,7 @@ def routes(root: VaultRoot) -> list[Route]:
         ("/v1/volumes", Reading.volumes, "GET"),
         (f"{volume}/resolve", Reading.resolve, "GET"),
         (f"{volume}/state", Reading.state, "GET"),
+        (f"{volume}/entry", Reading.entry, "GET"),
         (f"{volume}/tree", Reading.tree, "GET"),
         (f"{volume}/content", Reading.content, "GET"),
         (f"{volume}/contents", Reading.contents, "POST"),
@@ -302,18 +315,23 @@ def _answering(reading: Reading, handler: Handler) -> Callable[[Request], Awaita
 
     async def answer(request: Request) -> Response:
         try:
-            return await handler(reading, request)
+            response = await handler(reading, request)
         except (TimetravelError, NotSeeded, NeverCaptured) as error:
             said = answers.failure(error)
             refusal = Refusal(kind=said.kind, message=said.message, hint=said.hint)
-            return message(refusal, 400 if isinstance(error, MomentError) else 404)
+            response = message(refusal, 400 if isinstance(error, MomentError) else 404)
+        target = request.scope["raw_path"] + b"?" + request.scope["query_string"]
+        response.headers[ASKED_HEADER] = asked_digest(target, await request.body())
+        return response
 
     return answer
 
 
 def message(body: Any, status: int = 200) -> Response:
     """A message as an answer."""
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
+    data = msgspec.json.encode(body)
+    headers = {DIGEST_HEADER: blake3(data).hexdigest()}
+    return Response(data, status, headers, "application/json")
 
 
 def number(request: Request, name: str, default: int | None = None) -> int:
