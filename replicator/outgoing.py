@@ -7,6 +7,7 @@ is a cache: it is checked by its id, and made again when it is gone. Blocking; o
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -16,7 +17,7 @@ from replicator.effort import Chooser, Effort
 from replicator.held import JournalHeld
 from replicator.parting import CommonSearch
 from replicator.plan import BatchEnd, Kept, Step, plan
-from replicator.sealer import Sealer
+from replicator.sealer import Sealer, comes_back
 from replicator.sealing import Ends, is_sealed
 from replicator.shipment import Known, ShippedBatch, encode_shipment
 from replicator.sketch import Sketch
@@ -29,6 +30,8 @@ from store.index_rows import BatchPlace
 from store.journal import Journal, Snapshot
 from store.types import Lsn
 from store.volume import Store
+
+log = logging.getLogger(__name__)
 
 MAX_RAW_BYTES = 16 << 20
 """Of a shipment of several batches, metadata and payload; bounds the memory that is taken."""
@@ -207,6 +210,11 @@ class Outgoing:
             held = JournalHeld(snapshot, Lsn(first_lsn))
             known = Known(held, self._sketch, held.older)
             data = encode_shipment(self._store.uuid, previous, batches, known, effort)
+            if sealer is not None:
+                fresh = JournalHeld(snapshot, Lsn(first_lsn))
+                if not comes_back(data, batches, fresh):
+                    log.error("LSN %d to %d: encoded wrongly, made anew", first_lsn, last)
+                    data = encode_shipment(self._store.uuid, previous, batches)
             self.chooser.built(effort, raw, len(data), time.monotonic() - start)
         if sealer is not None:
             digest = batches[-1].digest

@@ -7,12 +7,14 @@ changes, so that a new key seals from the next shipment on.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
-from replicator.errors import BadKeyFile
+from replicator.errors import BadKeyFile, BadShipment
 from replicator.key_file import new_entropy, read_key_file
 from replicator.sealing import Ends, KeyRing, seal_shipment
 from replicator.settings import ReplicaSettings
+from replicator.shipment import Held, ShippedBatch, decode_shipment
 
 
 class Sealer:
@@ -46,6 +48,18 @@ class Sealer:
     def digest(self, digest: bytes) -> bytes:
         """What the vault is told of a batch's digest. BadKeyFile."""
         return self.ring.chain_digest(self._volume, digest)
+
+
+def comes_back(shipment: bytes, batches: Sequence[ShippedBatch], held: Held) -> bool:
+    """Is an encoded shipment what it was made of, for one who has what it refers to?
+
+    The vault tells at once when it can't make anything of an open shipment. Of a sealed one nobody
+    would know before the day on which it is needed, so its sender tries before it seals.
+    """
+    try:
+        return decode_shipment(shipment, held).batches == list(batches)
+    except BadShipment:
+        return False
 
 
 def sealer_of(settings: ReplicaSettings | None, volume: bytes) -> Sealer | None:

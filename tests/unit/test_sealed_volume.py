@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from replicator.effort import Effort
 from replicator.errors import BadKeyFile, BadShipment, KeyMissing
 from replicator.key_file import create_key_file, read_key_file, rotate_key_file
 from replicator.outgoing import Outgoing
 from replicator.plan import Fork, Resume, Send, UpToDate
-from replicator.sealer import Sealer
+from replicator.sealer import Sealer, comes_back
 from replicator.sealing import is_sealed
+from replicator.shipment import NothingHeld
 from replicator.unsealing import Unsealer
 from replicator.vault.ingest import LineWriter
 from replicator.vault.root import VaultRoot
@@ -22,7 +24,7 @@ from replicator.vault.sealed_files import held_entries, read_shipment, sealed_di
 from replicator.wire import Partial, Position
 from store.journal import Journal
 from store.volume import Store
-from tests.unit.shipping import BRANCH, all_batches, make_history, same_history
+from tests.unit.shipping import BRANCH, all_batches, make_history, same_history, ship
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +202,26 @@ def test_without_its_key_file_nothing_is_built(source: Store, journal: Journal, 
     key.unlink()
     with pytest.raises(BadKeyFile, match="can't be read"):
         outgoing.build(1, 1)
+
+
+def test_what_would_not_come_back_is_told_before_it_is_sealed(
+    source: Store, journal: Journal, key: Path
+) -> None:
+    """Nobody at the vault could tell."""
+    batches = all_batches(source)[:3]
+    plain = ship(source, batches, 0, 3)
+    assert comes_back(plain, batches, NothingHeld())
+    assert not comes_back(plain[:-1], batches, NothingHeld())
+    assert not comes_back(plain, batches[:-1], NothingHeld())
+
+
+@pytest.mark.parametrize("effort", list(Effort))
+def test_references_to_earlier_content_are_found_by_a_journal_that_grows(
+    source: Store, journal: Journal, replica: Store, key: Path, tmp_path: Path, effort: Effort
+) -> None:
+    outgoing = Outgoing(source, journal, Sealer(key, source.uuid))
+    line = SealedLine.open(replica, few=6)
+    while isinstance(step := outgoing.next_step(position(line)), Send):
+        line.take(outgoing.build(step.first_lsn, 20_000, effort=effort).data)
+    line.close()
+    same_history(source, opened(key, replica, tmp_path / "opened", source))
