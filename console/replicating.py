@@ -169,14 +169,15 @@ def stop(path: str, store_root: str | None, forget: bool) -> None:
 def wait(path: str, store_root: str | None, timeout_s: float | None) -> None:
     """Return when the vault has everything up to now; exit code BEHIND when the time is up."""
     store = volume_of(path, store_root)
-    settings = required_settings(store)
-    vault = (settings.link.url, settings.link.line)
+    required_settings(store)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     lsn = _newest_lsn(store)
     while True:
         said = replication_of(store)
         assert said is not None
         acked = int(said.get("acked_lsn") or 0)
+        link = required_settings(store).link  # read again: the line may become another one
+        vault = (link.url, link.line)
         if acked >= lsn and (said.get("url"), said.get("line")) == vault:
             say(f"replicated  up to LSN {acked}")
             return

@@ -22,8 +22,10 @@ from console.output import (
 )
 from replicator.errors import ReplicationError, UnknownVolume
 from replicator.vault import sealed_files
+from replicator.vault.lines import read_origin
 from replicator.vault.root import VaultRoot, Volume
 from replicator.vault.sites import Sites
+from replicator.wire import Origin
 from store.errors import DamagedError, StoreError
 from store.journal import Journal
 from store.verify import verify as verify_store
@@ -152,16 +154,30 @@ def _line_row(vault: VaultRoot, volume: Volume, line: str) -> dict[str, Any]:
         "last_op": None,
         "silent_s": None,
         "bytes": None,
+        "parted": None,
         "health": OK,
         "hint": "",
     }
     try:
         store = vault.store(volume.uuid, line)
         row.update(_sealed_state(store) if known.sealed else _state(store))
+        row["parted"] = _parted(read_origin(store))
     except (ReplicationError, StoreError, OSError) as error:
         row["health"] = f"can't be read: {error}"
         row["hint"] = getattr(error, "hint", f"cdpfs vault verify {volume.uuid} --root R")
     return row
+
+
+def _parted(origin: Origin | None) -> dict[str, Any] | None:
+    """Where a line parts from which; None for a first line."""
+    if origin is None:
+        return None
+    return {
+        "from": origin.parent,
+        "lsn": origin.lsn,
+        "time": time_json(origin.time_ns) if origin.time_ns else None,
+        "made": time_json(origin.made_ns),
+    }
 
 
 def _state(store: Store) -> dict[str, Any]:
@@ -212,8 +228,19 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     ]
     table(columns, cells, right=(3, 4, 5, 6))
     for row in rows:
+        if row["parted"]:
+            say(f"{row['line']}: {_parting_text(row['parted'])}")
+    for row in rows:
         if row["hint"]:
             print(f"  next: {row['hint']}", file=sys.stderr)
+
+
+def _parting_text(parted: dict[str, Any]) -> str:
+    when = f" ({parted['time']})" if parted["time"] else ""
+    return (
+        f"history parted from {parted['from']} after LSN {parted['lsn']}{when}: two machines have "
+        f"written under this volume's name; this line was made {parted['made']}"
+    )
 
 
 # --- checking ------------------------------------------------------------------------------------
