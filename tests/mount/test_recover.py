@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +23,8 @@ from store.indexer import Indexer
 from store.journal import Journal, OpMeta
 from store.relocation import read_relocation, write_relocation
 from store.types import Lsn
+from store.volume import Store
+from tests.commandline import RING, ProtectedTree
 from tests.mount.replicas import VaultDisk, lose
 from tests.mount.test_external import CHANGES, _fill
 from tests.mount.trees import assert_same, copy_of
@@ -326,3 +331,36 @@ def test_a_mount_is_refused_until_the_recovery_is_complete(site: Site) -> None:
     write_relocation(revived.store, note)
     revived.log.unlink()
     revived.mount()
+
+
+def test_a_recovery_that_is_killed_again_and_again_gets_to_its_end(site: Site) -> None:
+    site.old.mount()
+    random_bytes = random.Random(5)
+    for number in range(40):
+        (site.old.tree / f"file {number}").write_bytes(random_bytes.randbytes(400_000))
+        os.link(site.old.tree / f"file {number}", site.old.tree / f"link {number}")
+    _fill(site.old.tree)
+    wanted, end = copy_of(site.old.tree), site.ship()
+    lose(site.old)
+    machine = ProtectedTree(site.base)
+    command = [
+        *(sys.executable, "-P", "-m", "console", "replicate", "recover", str(machine.tree)),
+        *("--root", str(site.vault.root.path), "--volume", site.old.store.config.uuid),
+        *("--store", str(site.base / "new-store"), "--at", f"@lsn:{end}", *RING),
+    ]
+    kills = 0
+    for after_s in itertools.count(0.4, 0.1):
+        process = subprocess.Popen(command, env=machine.environment, stdout=subprocess.DEVNULL)
+        try:
+            assert process.wait(after_s) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert kills > 2
+    site.revived = Volume.of(Store.open(site.base / "new-store"), site.base / "new.log")
+    assert_same(site.revived.backing, wanted)
+    site.revived.mount()
+    assert_same(site.revived.tree, wanted)
+    assert "external" not in site.revived.log_text()
