@@ -7,8 +7,10 @@ Blocking; one thread.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Self
 
 import httpx
@@ -21,6 +23,7 @@ from replicator.pace import Backoff
 from replicator.reading_wire import DIGEST_HEADER, VolumeMessage
 from replicator.recover import Held
 from replicator.settings import LinkSettings, read_token
+from replicator.shipment import HEADER_BYTES, SHIPMENT_HEADER
 from replicator.vault.ingest import LineWriter
 from replicator.wire import (
     MAX_MESSAGE_BYTES,
@@ -65,6 +68,7 @@ class VaultUrl:
             timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S, write=WRITE_S),
         )
         self._uuid = ""
+        self._wanted = True
 
     def __enter__(self) -> Self:
         return self
@@ -105,23 +109,36 @@ class VaultUrl:
         return found[0].uuid
 
     def feed(self, writer: LineWriter) -> Iterator[Lsn]:
-        """Shipments from the writer's position on, each one tested and on disk before the next."""
+        """Shipments from the writer's position on, each one tested and on disk before it counts.
+
+        The next one is fetched while one is taken in.
+        """
         damaged = 0
-        while True:
-            start = writer.position()[0]
-            data = self._shipment(start)
-            if data is None:
-                return
-            try:
-                writer.take(data)
-            except BadShipment as error:
-                damaged += 1
-                if damaged == MAX_DAMAGED:
-                    raise
-                self._say(f"what arrived is damaged, and is fetched again: {error}")
-                continue
-            damaged = 0
-            yield writer.position()[0]
+        with ThreadPoolExecutor(1, "fetch") as fetcher, self._while_wanted():
+            coming = fetcher.submit(self._shipment, writer.position()[0])
+            while (data := coming.result()) is not None:
+                coming = fetcher.submit(self._shipment, _following(data))
+                try:
+                    writer.take(data)
+                except BadShipment as error:
+                    damaged += 1
+                    if damaged == MAX_DAMAGED:
+                        raise
+                    self._say(f"what arrived is damaged, and is fetched again: {error}")
+                    coming.exception()  # waits; what it brought is of no use
+                    coming = fetcher.submit(self._shipment, writer.position()[0])
+                    continue
+                damaged = 0
+                yield writer.position()[0]
+
+    @contextlib.contextmanager
+    def _while_wanted(self) -> Iterator[None]:
+        """When the block ends, nobody waits for the line to come back any more."""
+        self._wanted = True
+        try:
+            yield
+        finally:
+            self._wanted = False
 
     def _shipment(self, start: int) -> bytes | None:
         """The shipment that starts with an LSN; None when nothing follows."""
@@ -160,7 +177,7 @@ class VaultUrl:
 
     def _wait(self, error: Exception, progress: bool) -> None:
         """Before the next try; raises what no waiting mends."""
-        if not isinstance(error, LinkDown | VaultBusy):
+        if not (self._wanted and isinstance(error, LinkDown | VaultBusy)):
             raise error
         if progress:
             self._backoff.reset()
@@ -183,6 +200,15 @@ class VaultUrl:
             raise Refused(
                 f"what answers at {self._url} is not a vault of this version: {error}"
             ) from error
+
+
+def _following(data: bytes) -> int:
+    """The LSN after a shipment's last one, by its header, which is checked when it is taken in."""
+    if len(data) < HEADER_BYTES:
+        raise BadShipment("this is not a shipment")
+    last = SHIPMENT_HEADER.unpack(data[:HEADER_BYTES])["last_lsn"]
+    assert isinstance(last, int)
+    return last + 1
 
 
 def _read(response: httpx.Response) -> bytes:
