@@ -19,11 +19,11 @@ import trio
 from replicator.errors import Forked, Gap
 from replicator.link import Link
 from replicator.outgoing import Outgoing
-from replicator.parting import line_name
+from replicator.parting import CommonSearch, line_name
 from replicator.plan import BatchEnd, Fork
 from replicator.settings import ReplicaSettings, load_settings, save_settings
 from replicator.status import Parted
-from replicator.wire import Mark, NewLine, Position
+from replicator.wire import Common, Mark, NewLine, Position
 from store import durable
 from store.batch import NO_DIGEST
 from store.volume import Store
@@ -31,6 +31,7 @@ from store.volume import Store
 log = logging.getLogger(__name__)
 
 NOTE_NAME = "parted.json"
+NOTHING_COMMON = Common(lsn=0)
 Result = TypeVar("Result")
 
 
@@ -49,8 +50,9 @@ class Forking:
         had been damaged. Forked when the journal no longer has what both histories share.
         """
         line = settings.link.line
-        common = await self._common(link, line, step.held_lsn)
-        if await self._common(link, line, step.held_lsn) != common:
+        sealed = bool(settings.seal.key_file)
+        common = await self._common(link, line, step.held_lsn, sealed)
+        if await self._common(link, line, step.held_lsn, sealed) != common:
             raise Gap("the vault gave two different answers to one question")
         position = await link.position(self._store.uuid, line)
         lsn = common.last_lsn if common is not None else 0
@@ -72,12 +74,23 @@ class Forking:
         wanted = NewLine(parent=line, lsn=lsn, digest=digest.hex(), name=name)
         return await link.new_line(self._store.uuid, wanted)
 
-    async def _common(self, link: Link, line: str, held_lsn: int) -> BatchEnd | None:
-        """The newest batch that both have. Forked when that can't be told any more."""
+    async def _common(self, link: Link, line: str, held_lsn: int, sealed: bool) -> BatchEnd | None:
+        """The newest batch that both have. Forked when that can't be told any more.
+
+        Of a sealed volume: the newest one that ends a shipment at the vault.
+        """
         search = await self._in_thread(self._outgoing.common_search, held_lsn)
-        while asked := await self._in_thread(search.question):
+        while True:
+            if sealed:
+                ends = await self._ends(link, line, search)
+                asked = await self._in_thread(search.question_at, ends)
+            else:
+                ends, asked = [], await self._in_thread(search.question)
+            if not asked and not ends:
+                break
             marks = [Mark(lsn=batch.last_lsn, digest=batch.digest.hex()) for batch in asked]
-            search.answer((await link.common(self._store.uuid, line, marks)).lsn)
+            answer = await link.common(self._store.uuid, line, marks) if marks else NOTHING_COMMON
+            search.answer(answer.lsn)
         if search.common is None and search.first_lsn > 1:
             raise Forked(
                 f"the vault has another history, and what both share is older than LSN "
@@ -86,6 +99,12 @@ class Forking:
                 "volume of its own, or bring it there by disk: cdpfs replicate export",
             )
         return search.common
+
+    async def _ends(self, link: Link, line: str, search: CommonSearch) -> list[int]:
+        """Where shipments end in the part of a sealed line that is searched; none: it is over."""
+        after, upto = search.between
+        told = await link.sealed_ends(self._store.uuid, line, after, upto)
+        return [end for end in told.ends if after < end <= upto]
 
     def _note(self, settings: ReplicaSettings, parted: Parted) -> None:
         """For people, then for the sender: the settings decide."""

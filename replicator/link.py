@@ -28,6 +28,7 @@ from replicator.errors import (
     ReplicationError,
     VaultBusy,
 )
+from replicator.sealed_wire import ShipmentEnds
 from replicator.settings import LinkSettings, read_token
 from replicator.wire import (
     MAX_MESSAGE_BYTES,
@@ -137,6 +138,11 @@ class Link:
         """Which of the marks is the newest that a line has as well."""
         body = msgspec.json.encode(Marks(marks=marks))
         return await self._ask("POST", f"/v1/volumes/{uuid.hex()}/common?line={line}", Common, body)
+
+    async def sealed_ends(self, uuid: bytes, line: str, after: int, upto: int) -> ShipmentEnds:
+        """Where some of the shipments of a sealed line end, of the LSNs in `(after, upto]`."""
+        where = f"/v1/volumes/{uuid.hex()}/sealed/ends?line={line}&after={after}&upto={upto}"
+        return await self._ask("GET", where, ShipmentEnds)
 
     async def new_line(self, uuid: bytes, wanted: NewLine) -> Position:
         """Have a line made; where it stands. VaultBusy while that goes on: ask again."""

@@ -7,6 +7,7 @@ between listing and reading was packed: list again. See `sealed` for how they ar
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 from bisect import bisect_right
@@ -82,6 +83,10 @@ class Listing(NamedTuple):
 
     files: list[SealedFile]
     leftovers: list[Path]
+
+
+MANY_FILES = 2
+"""With more than so many files in a range, the ends of files stand for those of shipments."""
 
 
 class Held(NamedTuple):
@@ -225,6 +230,22 @@ def _walk(store: Store, start: int, read: Callable[[HeldEntry], T]) -> Iterator[
             attempts += 1
             if attempts == _RETRIES:
                 raise
+
+
+def ends_between(store: Store, after: int, upto: int, most: int) -> list[Lsn]:
+    """LSNs in `(after, upto]` with which a shipment ends: at most `most`, spread evenly.
+
+    None if there is none. DamagedError.
+    """
+    files = [f for f in list_files(store).files if f.last_lsn > after and f.first_lsn <= upto]
+    ends = [file.last_lsn for file in files if file.last_lsn <= upto]
+    if len(files) <= MANY_FILES:
+        entries = held_entries(store, after + 1)
+        found = (entry.header.last_lsn for entry in entries)
+        ends = list(itertools.takewhile(lambda lsn: lsn <= upto, found))
+    if len(ends) <= most:
+        return ends
+    return [ends[-(-len(ends) * number // most) - 1] for number in range(1, most + 1)]
 
 
 def held(store: Store) -> Held:

@@ -17,9 +17,15 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from replicator.errors import BadRequest, Refused
-from replicator.sealed_wire import ANSWER_BYTES, SealedLineState, SealedVolume
+from replicator.sealed_wire import (
+    ANSWER_BYTES,
+    MAX_ENDS,
+    SealedLineState,
+    SealedVolume,
+    ShipmentEnds,
+)
 from replicator.vault.root import VaultRoot, Volume, checked_line, checked_uuid
-from replicator.vault.sealed_files import held_shipments, last_entry, list_files
+from replicator.vault.sealed_files import ends_between, held_shipments, last_entry, list_files
 from replicator.vault.sites import Site
 from replicator.wire import MAIN_LINE
 from store.batch import NO_DIGEST
@@ -53,9 +59,30 @@ class SealedReading:
 
     async def shipments(self, request: Request) -> Response:
         """Shipments from an LSN on."""
+        start, offset = _number(request, "from"), _number(request, "offset", 0)
+        store = await self._store(request)
+        # The first piece is read before the answer begins: what is wrong with it can be told.
+        pieces = held_shipments(store, start)
+        first = await self._next(pieces)
+        if first is not None and offset > len(first):
+            raise BadRequest(f"the shipment of LSN {start} has {len(first)} bytes, not {offset}")
+        body = self._body(pieces, first, offset)
+        return StreamingResponse(body, media_type="application/octet-stream")
+
+    async def ends(self, request: Request) -> Response:
+        """Where shipments end."""
+        after, upto = _number(request, "after"), _number(request, "upto")
+        store = await self._store(request)
+        found = await trio.to_thread.run_sync(
+            ends_between, store, after, upto, MAX_ENDS, limiter=self._threads
+        )
+        answer = ShipmentEnds(ends=[int(lsn) for lsn in found])
+        return Response(msgspec.json.encode(answer), media_type="application/json")
+
+    async def _store(self, request: Request) -> Store:
+        """The line that a request names, if it is sealed and who asks may read it."""
         uuid = checked_uuid(request.path_params["uuid"])
         line = checked_line(request.query_params.get("line", MAIN_LINE))
-        start, offset = _number(request, "from"), _number(request, "offset", 0)
         site: Site = request.state.site
         volume = await trio.to_thread.run_sync(self._root.volume, uuid)
         if not site.may_read(volume.site):
@@ -64,14 +91,7 @@ class SealedReading:
             raise BadRequest(
                 f"volume {uuid} is not sealed", "read it as it is: cdpfs restore --from"
             )
-        store = await trio.to_thread.run_sync(self._root.store, uuid, line)
-        # The first piece is read before the answer begins: what is wrong with it can be told.
-        pieces = held_shipments(store, start)
-        first = await self._next(pieces)
-        if first is not None and offset > len(first):
-            raise BadRequest(f"the shipment of LSN {start} has {len(first)} bytes, not {offset}")
-        body = self._body(pieces, first, offset)
-        return StreamingResponse(body, media_type="application/octet-stream")
+        return await trio.to_thread.run_sync(self._root.store, uuid, line)
 
     async def _body(
         self, pieces: Iterator[bytes], piece: bytes | None, offset: int
@@ -130,4 +150,5 @@ def routes(root: VaultRoot) -> list[Route]:
     return [
         Route("/v1/sealed", reading.volumes),
         Route("/v1/volumes/{uuid}/sealed", reading.shipments),
+        Route("/v1/volumes/{uuid}/sealed/ends", reading.ends),
     ]
