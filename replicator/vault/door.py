@@ -55,6 +55,9 @@ class Guest(Protocol):
     def end(self) -> None:
         """The request is answered."""
 
+    def refuse(self) -> None:
+        """The answer is a refusal, after which the connection ends."""
+
     def hang_up(self) -> None:
         """End the connection now: there are bytes on it that nobody will read."""
 
@@ -92,7 +95,8 @@ class Door:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
             await self._serve(scope, receive, send)
-        # A websocket gets no answer, upon which the server closes it.
+        else:
+            await send({"type": "websocket.close"})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer, body = _Answer(send), _Body(receive, self._limits)
@@ -106,6 +110,8 @@ class Door:
             error = gone
         except Exception as raised:  # noqa: BLE001 - the one place for all of them
             error = raised
+            if connection is not None:
+                connection.refuse()
             await self._refuse(scope, body, answer, raised)
         finally:
             if connection is not None:

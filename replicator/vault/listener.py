@@ -8,6 +8,7 @@ business: that is h11's (which hypercorn feeds), and then the door's.
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,19 +18,19 @@ import msgspec
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
 
 from replicator.vault import tls
 from replicator.vault.door import guest
+from replicator.vault.http1 import Http1Server
 from replicator.vault.limits import Limits
 from replicator.wire import Refusal
 
 log = logging.getLogger(__name__)
 
 LAST_WORD_S: Final = 2.0
-"""So long the other end may take to read why its handshake failed."""
+"""So long the other end may take to read why it is refused."""
 
 _TLS_HANDSHAKE: Final = b"\x16"
 """First byte of a TLS connection (RFC 8446, 5.1); no HTTP request begins with it."""
@@ -47,12 +48,22 @@ class Connection:
         self._stream = stream
         self._limits = limits
         self._scope = scope
-        self.hung_up = False
         self._asking = False
         """A request is at work; its body has deadlines of its own."""
+        self._reading = False
+        self._refused = False
+        """Its last answer says why it ends, and has to arrive."""
+        self._closing = False
+        self._drained: trio.Event | None = None
+        """Of what `aclose` throws away, while it does."""
         self.peer = peer
         self.trusted = False
         self.requests = 0
+
+    @property
+    def ending(self) -> bool:
+        """Is it ended by us, so that its end is no news?"""
+        return self._closing or self._refused
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -73,24 +84,70 @@ class Connection:
         """See `door.Guest`."""
         self._asking = False
 
+    def refuse(self) -> None:
+        """See `door.Guest`."""
+        self._refused = True
+
     def hang_up(self) -> None:
         """See `door.Guest`."""
-        self.hung_up = True
+        self._closing = True
         self._scope.cancel()
 
     async def receive_some(self, max_bytes: int) -> bytes:
         """Bytes of the stream. A head that has begun must end in time."""
-        data = bytes(await self._stream.receive_some(max_bytes))
+        if self._drained is not None:
+            await self._drained.wait()
+            return b""
+        self._reading = True
+        try:
+            data = bytes(await self._stream.receive_some(max_bytes))
+            while self._closing and data:
+                data = bytes(await self._stream.receive_some(max_bytes))
+        finally:
+            self._reading = False
         if data and self.trusted and not self._asking and self._scope.deadline == float("inf"):
             self._scope.deadline = trio.current_time() + self._limits.head_s
         return data
 
     async def send_all(self, data: bytes) -> None:
         """Send to the stream; what h11 refuses by itself shows here only."""
-        if not self._asking and data.startswith(b"HTTP/1.1 4"):
+        if not self._asking and data.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")):
             status = data[9:12].decode("ascii", "replace")
             log.warning("refused with %s: no request of HTTP/1.1, from %s", status, self.peer)
+            self._refused = True
         await self._stream.send_all(data)
+
+    async def send_eof(self) -> None:
+        """Of a plain stream: no more is to come. Another task may be sending; it fails then."""
+        if isinstance(self._stream, trio.SocketStream):
+            with suppress(OSError):
+                self._stream.socket.shutdown(socket.SHUT_WR)
+
+    async def aclose(self) -> None:
+        """Close; after a refusal in two steps.
+
+        To close with bytes unread would be a reset, which takes the answer away on the way. So
+        the other end is told first that there is no more to come, and until it has closed as well
+        (or for LAST_WORD_S) what it sends is thrown away.
+        """
+        if self._refused and not self._closing:
+            self._closing = True
+            self._scope.deadline = min(self._scope.deadline, trio.current_time() + LAST_WORD_S)
+            found = self._stream
+            bare = found.transport_stream if isinstance(found, trio.SSLStream) else found
+            with suppress(OSError):
+                bare.socket.shutdown(socket.SHUT_WR)
+            if self._reading:
+                return  # whoever reads comes to the end, and closes
+            self._drained = trio.Event()
+            try:
+                while await self._stream.receive_some():
+                    pass
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+            finally:
+                self._drained.set()
+        await self._stream.aclose()
 
 
 class Listener:
@@ -150,7 +207,7 @@ class Listener:
             self._connections.add(connection)
             try:
                 # hypercorn needs no more of a stream than a connection has.
-                await TCPServer(
+                await Http1Server(
                     self._app,
                     self._config,
                     self._worker,
@@ -159,9 +216,12 @@ class Listener:
                 )
                 if tls.alert.get():
                     await _say_last(stream, tls.alert.get())
+            except Exception:
+                # One connection, whatever is sent on it, is not to end the others.
+                log.exception("a connection from %s ended in a way that nobody foresaw", peer)
             finally:
                 self._connections.discard(connection)
-        if scope.cancelled_caught and not connection.hung_up:
+        if scope.cancelled_caught and not connection.ending:
             log.warning("gave up the connection of %s: it took too long to ask", peer)
 
 
@@ -189,17 +249,11 @@ async def _refuse_plain(stream: trio.SocketStream, peer: str) -> None:
         "HTTP/1.1 426 Upgrade Required\r\nUpgrade: TLS/1.2, HTTP/1.1\r\nConnection: close\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    with suppress(trio.BrokenResourceError, OSError):
-        await stream.send_all(head.encode() + body)
-        await stream.send_eof()
-    await stream.aclose()
+    await _say_last(stream, head.encode() + body)
 
 
 async def _say_last(stream: trio.SocketStream, last: bytes) -> None:
-    """Send what ends a failed handshake, and wait a moment for it to arrive.
-
-    To close at once, with bytes unread, would be a reset, which takes it away on the way.
-    """
+    """Send what ends a connection before it began, and wait a moment for it to arrive."""
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
         await stream.send_all(last)
         await stream.send_eof()
