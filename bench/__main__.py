@@ -28,6 +28,7 @@ from bench import (
     names,
     postgres,
     recovery,
+    replication_latency,
     report,
     restoring,
     seeding,
@@ -52,6 +53,7 @@ STUDIES: tuple[Study, ...] = (
     *journal_size.STUDIES,
     *seeding.STUDIES,
     *recovery.STUDIES,
+    *replication_latency.STUDIES,
     *shipping.STUDIES,
     *tpcb.STUDIES,
 )
