@@ -219,7 +219,13 @@ def tls_context(settings: LinkSettings) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=settings.ca or None)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if settings.client_cert:
-            context.load_cert_chain(settings.client_cert, settings.client_key or None)
+            key = settings.client_key or settings.client_cert
+            if os.stat(key).st_mode & 0o077:
+                raise BadSettings(
+                    f"others can read the key of the certificate, {key}", f"chmod 600 {key}"
+                )
+            # Without a password there would be a prompt, on a terminal that is not there.
+            context.load_cert_chain(settings.client_cert, settings.client_key or None, password="")
     except (OSError, ssl.SSLError) as error:
         name = settings.client_cert or settings.ca
         raise BadSettings(f"the certificates can't be used ({name}): {error}") from error

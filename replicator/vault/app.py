@@ -27,6 +27,7 @@ from replicator.vault.desk import Desk, Desks
 from replicator.vault.door import Disconnected, Door, Scope, peer_text, printable
 from replicator.vault.limits import Limits
 from replicator.vault.root import VaultRoot, Volume, checked_uuid
+from replicator.vault.sealed_files import list_files
 from replicator.vault.sites import Site, Sites
 from replicator.wire import (
     MAIN_LINE,
@@ -138,13 +139,17 @@ def site_of(request: Request) -> Site:
 
 
 def used_bytes(root: VaultRoot, site: str) -> int:
-    """What the volumes of a site take in segments. Blocking."""
+    """What the volumes of a site take in segments, or in sealed shipments. Blocking."""
     used = 0
     for uuid in root.volumes():
-        if root.volume(uuid).site != site:
+        volume = root.volume(uuid)
+        if volume.site != site:
             continue
         for line in root.lines(uuid):
-            used += root.journal(uuid, line).stats()["segment_bytes"]
+            if volume.description.sealed:
+                used += sum(f.size_bytes for f in list_files(root.store(uuid, line)).files)
+            else:
+                used += root.journal(uuid, line).stats()["segment_bytes"]
     return used
 
 

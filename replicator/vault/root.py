@@ -39,6 +39,9 @@ VAULT_VERSION: Final = 1
 """Of the layout and of the files of this module; a newer one is refused by name."""
 
 MAX_LINES: Final = 64
+MAX_SITE_VOLUMES: Final = 1000
+"""Of one site. Each takes some files even when it is empty, which no quota counts."""
+
 """Lines of history that a volume may have."""
 
 _UUID = re.compile(r"[0-9a-f]{32}")
@@ -200,11 +203,21 @@ class VaultRoot:
         config = self._config_of(volume)
         folder = self._folder(uuid)
         if before is None:
+            self._check_count(site)
             durable.make_dir(folder)
         if before is None or before.description != description:
             _write_toml(folder / "about.toml", About(site=site, description=description))
         self._create_line(volume, MAIN_LINE, config)
         return volume
+
+    def _check_count(self, site: str) -> None:
+        """Refused when a site has as many volumes as it may."""
+        count = sum(self.volume(uuid).site == site for uuid in self.volumes())
+        if count >= MAX_SITE_VOLUMES:
+            raise Refused(
+                f"{site} has {count} volumes here, which is as many as it may",
+                "give a further one to another site of the vault",
+            )
 
     # --- lines -----------------------------------------------------------------------------------
 

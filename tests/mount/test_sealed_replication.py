@@ -36,6 +36,7 @@ class Site(ProtectedTree):
         server.private_key_and_cert_chain_pem.write_to_path(str(top / "server.pem"))
         client = clients.issue_cert("branch")
         client.private_key_and_cert_chain_pem.write_to_path(str(top / "branch.pem"))
+        (top / "branch.pem").chmod(0o600)
         self.run("vault", "init", "--root", str(self.root))
         self.run("vault", "add-site", "branch", "--by-certificate", "--root", str(self.root))
         self.vault: subprocess.Popen[str] | None = None

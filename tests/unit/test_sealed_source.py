@@ -17,8 +17,10 @@ from replicator.recover import JournalSource, Wish, recover
 from replicator.sealed_source import MAX_FAILURES, SealedFolder, SealedLink, SealedSource
 from replicator.sealer import Sealer
 from replicator.settings import LinkSettings
+from replicator.vault.app import used_bytes
 from replicator.vault.ingest import LineWriter
 from replicator.vault.root import VaultRoot
+from replicator.vault.sealed_files import list_files
 from replicator.wire import Description
 from store.journal import Journal
 from store.volume import Store
@@ -178,6 +180,15 @@ def test_a_line_that_stays_broken_is_given_up(link: LinkSettings, key: Path) -> 
     with SealedLink(link, cutting, pauses.append) as vault, pytest.raises(LinkDown):
         list(vault.shipments(vault.volumes()[0].uuid, "main", 1))
     assert cutting.answers == MAX_FAILURES
+
+
+def test_sealed_shipments_count_for_the_quota(
+    link: LinkSettings, server: VaultServer, source: Store
+) -> None:
+    listing = list_files(server.root.store(source.config.uuid))
+    used = used_bytes(server.root, "branch")
+    assert used == sum(file.size_bytes for file in listing.files) > 10_000
+    assert used_bytes(server.root, "rome") == 0
 
 
 @pytest.mark.expects_warnings

@@ -14,9 +14,15 @@ import httpx
 import pytest
 import trio
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
-from replicator.errors import BadToken, Refused
-from replicator.link import Link
+from replicator.errors import BadSettings, BadToken, Refused
+from replicator.link import Link, tls_context
 from replicator.settings import LinkSettings
 from replicator.vault.root import VaultRoot
 from replicator.vault.serve import Listen
@@ -195,12 +201,33 @@ def test_tokens_still_do_and_must_agree_with_the_certificate(
 def _link(url: str, authority: Authority, issued: trustme.LeafCert) -> LinkSettings:
     cert = authority.folder / f"{fingerprint(issued)}.pem"
     issued.private_key_and_cert_chain_pem.write_to_path(str(cert))
+    cert.chmod(0o600)
     return LinkSettings(url=url, ca=str(authority.ca), client_cert=str(cert))
 
 
 async def _hello(settings: LinkSettings) -> Hello:
     async with Link.open(settings) as link:
         return await link.hello()
+
+
+def test_a_key_that_others_can_read_or_that_has_a_password_is_not_used(
+    authority: Authority,
+) -> None:
+    settings = _link("https://localhost", authority, authority.client_ca.issue_cert("paris"))
+    tls_context(settings)
+    Path(settings.client_cert).chmod(0o640)
+    with pytest.raises(BadSettings, match="others can read") as caught:
+        tls_context(settings)
+    assert "chmod 600" in caught.value.hint
+    locked = authority.folder / "locked.pem"
+    key = load_pem_private_key(Path(settings.client_cert).read_bytes(), None)
+    locked.touch(0o600)
+    locked.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    )
+    settings.client_key = str(locked)
+    with pytest.raises(BadSettings, match="can't be used"):
+        tls_context(settings)
 
 
 async def test_a_vault_of_its_own_process_takes_certificates_and_new_ones_on_sighup(

@@ -180,3 +180,17 @@ def test_a_journal_is_shared_and_can_be_written_beside(root: VaultRoot) -> None:
     LineWriter.open(root.store(UUID)).close()
     assert journal.indexed_lsn == Lsn(0)
     root.close()
+
+
+def test_a_site_has_a_bounded_number_of_volumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicator.vault.root.MAX_SITE_VOLUMES", 3)
+    root = VaultRoot.create(tmp_path / "vault")
+    about = Description(name="b", directory="/b", created_ns=1)
+    for number in range(3):
+        root.create_volume("one", f"{number:032x}", about)
+    with pytest.raises(Refused, match="as many as it may"):
+        root.create_volume("one", f"{9:032x}", about)
+    root.create_volume("one", f"{0:032x}", about)
+    root.create_volume("other", f"{9:032x}", about)
