@@ -276,7 +276,7 @@ def summary(said: dict[str, Any]) -> str:
     text = f"{state}, {lag}, at LSN {said.get('acked_lsn')} of {said.get('url') or '?'}"
     if said.get("error"):
         text += f" ({said['error']})"
-    return text
+    return "; ".join([text, *(text for _, text in _parting_rows(said))])
 
 
 def _rows(said: dict[str, Any]) -> list[tuple[str, str]]:

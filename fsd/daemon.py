@@ -54,7 +54,7 @@ from store.format import FEATURE_GAPS, Kind
 from store.intake import Intake
 from store.journal import Journal
 from store.ops import Gap
-from store.relocation import read_relocation, refuse_unfinished
+from store.relocation import read_relocation, refuse_short, refuse_unfinished
 from store.statepage import StatePage
 from store.types import ROOT, Lsn, TimeNs
 from store.volume import Store
@@ -127,8 +127,9 @@ async def _serve(store: Store, starter: Starter) -> None:
     check_settings(store)
     # All of this only looks: what is refused here has not been touched.
     indexed = await trio.to_thread.run_sync(indexed_lsn, store)
-    refuse_unfinished(store, indexed)
+    refuse_unfinished(store)
     end = await trio.to_thread.run_sync(end_of_log, store, indexed)
+    refuse_short(store, max(indexed, end.lsn))
     page = StatePage(store.state_path)
     page.reset()
     page.fsd_pid = os.getpid()

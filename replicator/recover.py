@@ -13,6 +13,7 @@ It knows nothing of where the journal comes from: that is a `JournalSource`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +26,14 @@ import msgspec
 from replicator.errors import BadShipment, NotEmpty
 from replicator.vault.ingest import LineWriter
 from replicator.wire import Description
+from store.barrier_state import Settings
+from store.barriers import settings_in
 from store.errors import NoSuchVolume, RecoveryUnfinished, VolumeExists
-from store.journal import Journal
+from store.format import Kind
+from store.journal import Journal, Snapshot
 from store.relocation import Relocation, read_relocation, write_relocation
 from store.types import Lsn
-from store.volume import Store, VolumeConfig, new_config
+from store.volume import GroupConfig, Store, VolumeConfig, new_config
 from timetravel.head import HeadTracker, head_point
 from timetravel.moment import parse_moment
 from timetravel.place import Place
@@ -40,6 +44,9 @@ from timetravel.steps import Failure, Report, carry_out
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, how much of it is done, and how much there is (LSNs, or bytes)."""
+
+_LOOK_AT, _MOST_LOOKED_AT = 4096, 4_000_000
+"""Ops that are looked through for the beginning of the last session."""
 
 _MAY_BE_THERE = frozenset({"lost+found"})
 """In an empty directory: what its file system made itself."""
@@ -197,6 +204,7 @@ class _Recovery:
         with Journal(self._store) as journal:
             if self._note.stage == "ready":
                 return Recovered(self._store, self._note, None, Report(), [])
+            _take_over_settings(self._store, journal)
             point = self._point(journal)
             self._change(stage="restoring", lsn=point.lsn)
             return self._restore(journal, point)
@@ -255,6 +263,28 @@ class _Recovery:
 
     def _bytes_done(self, done_bytes: int, total_bytes: int, _files: int) -> None:
         self._progress("restoring", done_bytes, total_bytes)
+
+
+def _take_over_settings(store: Store, journal: Journal) -> None:
+    """What the log says of the volume's settings: those of its barriers, with configured groups."""
+    with journal.snapshot() as snapshot:
+        mount = _newest_mount(snapshot)
+        settings = settings_in(snapshot.payload(mount)) if mount else Settings()
+    groups = [{"name": group.name, "paths": list(group.paths)} for group in settings.groups]
+    with contextlib.suppress(msgspec.ValidationError):  # of a newer cdpfs, perhaps
+        store.config.groups = msgspec.convert(groups, list[GroupConfig])
+        store.save_config()
+
+
+def _newest_mount(snapshot: Snapshot) -> Lsn:
+    """The op that began the last session; 0 if it is too far back."""
+    end = snapshot.indexed_lsn
+    for stop in range(end + 1, max(end + 1 - _MOST_LOOKED_AT, 1), -_LOOK_AT):
+        ops = snapshot.ops(Lsn(max(stop - _LOOK_AT, 1)), Lsn(stop))
+        found = [op.lsn for op in ops if op.kind == Kind.MOUNT and op.length]
+        if found:
+            return found[-1]
+    return Lsn(0)
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:

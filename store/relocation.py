@@ -64,14 +64,18 @@ def remove_relocation(store: Store) -> None:
     durable.unlink(_path(store))
 
 
-def refuse_unfinished(store: Store, indexed: Lsn) -> None:
-    """RecoveryUnfinished unless the store can be gone on with; `indexed`: its journal's end."""
+def refuse_unfinished(store: Store) -> None:
+    """RecoveryUnfinished while the note says so."""
     note = read_relocation(store)
     if note is not None and note.stage != "ready":
         raise RecoveryUnfinished(
             f"the recovery of {store.config.directory} from {note.source} is not finished",
             _go_on(store),
         )
+
+
+def refuse_short(store: Store, indexed: Lsn) -> None:
+    """RecoveryUnfinished if the journal, whose end `indexed` is, lacks what it was to have."""
     if indexed < store.config.foreign_lsn:
         raise RecoveryUnfinished(
             f"the journal ends at LSN {indexed}, but the volume was recovered up to LSN "

@@ -23,7 +23,7 @@ from store.indexer import Indexer
 from store.journal import Journal, OpMeta
 from store.relocation import read_relocation, write_relocation
 from store.types import Lsn
-from store.volume import Store
+from store.volume import GroupConfig, Store
 from tests.commandline import RING, ProtectedTree
 from tests.mount.replicas import VaultDisk, lose
 from tests.mount.test_external import CHANGES, _fill
@@ -314,6 +314,20 @@ def test_what_a_person_adds_before_the_first_mount_is_found(site: Site) -> None:
     revived.mount()
     assert_same(revived.tree, wanted)
     assert_same(revived.past(revived.sync()), wanted)
+
+
+def test_files_that_were_said_to_belong_together_still_do(tmp_path: Path) -> None:
+    groups = [GroupConfig(name="books", paths=["db/**", "spool/*"])]
+    site = Site(tmp_path, groups=groups, quiet_s=1.5)
+    try:
+        site.old.mount()
+        _fill(site.old.tree)
+        site.ship()
+        revived = site.recover()
+        assert revived.store.config.groups == groups
+        assert Store.open(revived.store.root).config.groups == groups
+    finally:
+        site.close()
 
 
 def test_a_mount_is_refused_until_the_recovery_is_complete(site: Site) -> None:

@@ -20,7 +20,7 @@ from replicator.vault.ingest import LineWriter
 from replicator.vault.root import VaultRoot
 from store.errors import NoSuchVolume, RecoveryUnfinished, StoreBusy, VolumeExists
 from store.journal import Journal
-from store.relocation import read_relocation, refuse_unfinished
+from store.relocation import read_relocation, refuse_short, refuse_unfinished
 from store.types import ROOT, Lsn
 from store.volume import Store
 from tests.unit.shipping import BRANCH, make_history, same_history, shipments
@@ -80,7 +80,7 @@ def test_a_volume_comes_back_from_a_vault_on_a_disk(
     done = recover(VaultFolder(vault, "branch", "main"), machine.wish())
     machine.check(done, origin)
     assert done.store.config.name == "branch"
-    refuse_unfinished(done.store, Lsn(done.store.config.foreign_lsn))
+    refuse_unfinished(done.store)
 
 
 def test_a_moment_can_be_asked_for(vault: VaultRoot, origin: Store, machine: NewMachine) -> None:
@@ -114,7 +114,8 @@ def test_a_recovery_that_is_cut_anywhere_goes_on_where_it_was(
         except Killed:
             store = Store.open(machine.store_root)
             with pytest.raises(RecoveryUnfinished):
-                refuse_unfinished(store, Lsn(0))
+                refuse_unfinished(store)
+                refuse_short(store, Lsn(0))
         else:
             break
         machine.check(recover(source, machine.wish()), origin)

@@ -14,6 +14,7 @@ from store.ops import Adopted
 from store.relocation import (
     Relocation,
     read_relocation,
+    refuse_short,
     refuse_unfinished,
     remove_relocation,
     write_relocation,
@@ -64,17 +65,22 @@ def test_inode_numbers_of_another_machine_lead_to_no_node(store: Store) -> None:
 
 
 def test_a_store_is_of_no_use_before_its_recovery_is_finished(store: Store) -> None:
-    refuse_unfinished(store, Lsn(0))
+    refuse_unfinished(store)
     write_relocation(store, NOTE)
     assert read_relocation(store) == NOTE
     with pytest.raises(RecoveryUnfinished):
-        refuse_unfinished(store, Lsn(100))
+        refuse_unfinished(store)
     remove_relocation(store)
     assert read_relocation(store) is None
-    refuse_unfinished(store, Lsn(100))
+    refuse_unfinished(store)
+
+
+def test_a_journal_that_is_shorter_than_what_was_recovered_is_refused(store: Store) -> None:
+    refuse_short(store, Lsn(0))
     store.config.foreign_lsn = 101
+    refuse_short(store, Lsn(101))
     with pytest.raises(RecoveryUnfinished):
-        refuse_unfinished(store, Lsn(100))
+        refuse_short(store, Lsn(100))
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"stage":"begun"}', b"\xff"])
