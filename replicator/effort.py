@@ -91,5 +91,9 @@ class Chooser:
         """So many bytes of a shipment got to the vault in that time."""
         self._plain = False
         rate = wire_bytes * 8 / max(took_s, 1e-6)
-        if wire_bytes >= TELLING_BYTES or rate > self._line_bps or took_s > 1:
+        if rate > self._line_bps:
             self._line_bps = (self._line_bps + rate) / 2
+        elif wire_bytes >= TELLING_BYTES or took_s > 1:
+            # At once: a line that has become thin would else be given many times the bytes for
+            # several shipments, each of which takes it long.
+            self._line_bps = rate

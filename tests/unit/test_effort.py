@@ -36,6 +36,14 @@ def test_a_throttled_line_is_a_thin_line() -> None:
     assert chooser.choose() is Effort.BEST
 
 
+def test_a_line_that_has_become_thin_is_known_by_its_first_shipment() -> None:
+    chooser = Chooser()
+    for _ in range(8):
+        chooser.shipped(1 << 20, 0.01)
+    chooser.shipped(60_000, 8.6)
+    assert chooser.choose() is Effort.BEST
+
+
 def test_content_that_can_not_be_made_smaller_is_not_worth_much_work() -> None:
     chooser = Chooser()
     seen = []
