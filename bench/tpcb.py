@@ -35,7 +35,7 @@ INTERVALS = (100, 1000)
 At the pace above a minute has 1,800."""
 
 PORT = 8443
-WARM_UP_BYTES = 32 << 10
+WARM_UP_BYTES = 96 << 10
 
 
 class Vault:

@@ -37,8 +37,9 @@ FIRST_COSTS: Final[Mapping[Effort, Cost]] = {
 }
 """What is assumed before anything was made; fewest bytes first."""
 
-FIRST_LINE_BPS: Final = 8e6
-"""What a line is assumed to carry before anything was sent."""
+FIRST_LINE_BPS: Final = 1e6
+"""What a line is assumed to carry before anything was sent. Less than most do: they show it with
+the first shipment, while one that was made for too fast a line would take a thin one very long."""
 
 CLOSE: Final = 0.8
 """An effort with fewer bytes is taken when it gets so much of the most through."""
@@ -67,11 +68,16 @@ class Chooser:
         self.limit_bps: float | None = None
         """What the throttle lets through; None or 0 for no limit that would matter."""
 
+    @property
+    def line_bps(self) -> float:
+        """What the line carried lately, or may carry."""
+        return min(self._line_bps, self.limit_bps or self._line_bps)
+
     def choose(self) -> Effort:
         """The effort for the next shipment."""
         if self._plain:
             return Effort.FAST
-        return effort_for(min(self._line_bps, self.limit_bps or self._line_bps), self._costs)
+        return effort_for(self.line_bps, self._costs)
 
     def built(self, effort: Effort, raw_bytes: int, wire_bytes: int, took_s: float) -> None:
         """A shipment was made."""
@@ -91,9 +97,9 @@ class Chooser:
         """So many bytes of a shipment got to the vault in that time."""
         self._plain = False
         rate = wire_bytes * 8 / max(took_s, 1e-6)
-        if rate > self._line_bps:
-            self._line_bps = (self._line_bps + rate) / 2
-        elif wire_bytes >= TELLING_BYTES or took_s > 1:
+        if wire_bytes >= TELLING_BYTES and rate < self._line_bps:
             # At once: a line that has become thin would else be given many times the bytes for
             # several shipments, each of which takes it long.
             self._line_bps = rate
+        elif rate > self._line_bps or took_s > 1:
+            self._line_bps = (self._line_bps + rate) / 2

@@ -41,9 +41,8 @@ LINE_S = 4.0
 under way when the line breaks."""
 
 MIN_WIRE_BYTES = 8 << 10
-FIRST_RATE_BPS = 8e6
 FIRST_RATIO = 0.25
-"""What is assumed before anything was sent: bits per second, and wire bytes per raw byte."""
+"""Wire bytes per raw byte, assumed before anything was sent."""
 
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{32})\.shipment")
 

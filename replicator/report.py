@@ -11,7 +11,7 @@ import time
 
 from replicator.backlog import Backlog
 from replicator.calendar import NO_LIMIT
-from replicator.outgoing import FIRST_RATE_BPS, Sizer
+from replicator.outgoing import Sizer
 from replicator.pace import Bell
 from replicator.settings import ReplicaSettings
 from replicator.status import Parted, RateMeter, ReplicaStatus, State, eta_s
@@ -53,13 +53,6 @@ class Report:
         if state != self._state:
             self._state = state
             self.changed.ring()
-
-    @property
-    def speed_bps(self) -> float:
-        """Bits per second that the line is likely to carry."""
-        speed = self._rate.bps or FIRST_RATE_BPS
-        limit_bps = self.limit.rate_bps
-        return min(speed, limit_bps) if limit_bps else speed
 
     def failed(self, state: State, error: Exception) -> None:
         """A connection ended with `error`. It is logged once, not at each try."""

@@ -251,12 +251,18 @@ class Sender:
             ready = await trio.to_thread.run_sync(
                 self._outgoing.build,
                 step.first_lsn,
-                self._sizer.raw_bytes(self._report.speed_bps),
+                self._raw_bytes(),
                 limiter=self._builder,
             )
         self._sizer.learn(ready)
         await self._in_thread(self._outgoing.keep, ready)
         return ready
+
+    def _raw_bytes(self) -> int:
+        """How much the next shipment is to hold, by what the line carried when it was last used."""
+        chooser = self._outgoing.chooser
+        chooser.limit_bps = self._report.limit.rate_bps
+        return self._sizer.raw_bytes(chooser.line_bps)
 
     async def _ship(self, link: Link, line: str, ready: Ready, start: int) -> Position:
         self._report.state = "sending"
@@ -272,7 +278,6 @@ class Sender:
 
         uuid, shipment = self._store.uuid, ready.kept.shipment
         chooser = self._outgoing.chooser
-        chooser.limit_bps = self._report.limit.rate_bps
         began_s = trio.current_time()
         try:
             position = await link.ship(uuid, line, shipment, ready.data, start, progress)
@@ -287,7 +292,7 @@ class Sender:
 
         Otherwise it is made when it is its turn, of what there is then.
         """
-        size = self._sizer.raw_bytes(self._report.speed_bps)
+        size = self._raw_bytes()
         try:
             ahead.ready = await trio.to_thread.run_sync(
                 self._outgoing.build_full, ahead.first_lsn, size, limiter=self._builder

@@ -40,8 +40,17 @@ def test_a_line_that_has_become_thin_is_known_by_its_first_shipment() -> None:
     chooser = Chooser()
     for _ in range(8):
         chooser.shipped(1 << 20, 0.01)
-    chooser.shipped(60_000, 8.6)
+    chooser.shipped(70_000, 10.0)
     assert chooser.choose() is Effort.BEST
+
+
+def test_a_line_is_known_by_what_it_carried_last_however_long_ago() -> None:
+    chooser = Chooser()
+    assert chooser.line_bps < 2e6
+    chooser.shipped(70_000, 10.0)
+    assert chooser.line_bps == 56_000
+    chooser.limit_bps = 20_000
+    assert chooser.line_bps == 20_000
 
 
 def test_content_that_can_not_be_made_smaller_is_not_worth_much_work() -> None:
