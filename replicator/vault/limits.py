@@ -12,6 +12,9 @@ class Limits(msgspec.Struct, kw_only=True, frozen=True):
     """At the same time; what comes on top is sent away."""
     strangers: int = 64
     """Connections that have not shown a valid token yet."""
+    strangers_of_place: int = 24
+    """Of these, from one address (IPv6: from one network of 64 bits), so that nobody alone can keep
+    all sites out."""
     stranger_s: float = 30.0
     """So long a connection may take until its first request with a valid token."""
     handshake_s: float = 20.0

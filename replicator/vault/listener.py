@@ -7,9 +7,11 @@ business: that is h11's (which hypercorn feeds), and then the door's.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -57,6 +59,7 @@ class Connection:
         self._drained: trio.Event | None = None
         """Of what `aclose` throws away, while it does."""
         self.peer = peer
+        self.place = place_of(peer)
         self.trusted = False
         self.requests = 0
 
@@ -163,6 +166,8 @@ class Listener:
         self._worker = WorkerContext(None)
         self._connections: set[Connection] = set()
         self._count = 0
+        self._places: Counter[str] = Counter()
+        """All connections, by where they come from."""
 
     async def serve(
         self,
@@ -182,16 +187,28 @@ class Listener:
 
     async def _handle(self, stream: trio.SocketStream) -> None:
         peer = _peer_of(stream)
+        place = place_of(peer)
         self._count += 1
+        self._places[place] += 1
         try:
-            strangers = self._count - sum(c.trusted for c in self._connections)
-            if self._count > self._limits.connections or strangers > self._limits.strangers:
+            if self._too_many(place):
                 log.warning("refused a connection from %s: there are %d", peer, self._count - 1)
                 await stream.aclose()
                 return
             await self._serve_in_time(stream, peer)
         finally:
             self._count -= 1
+            self._places[place] -= 1
+            self._places += Counter()  # places without a connection are dropped
+
+    def _too_many(self, place: str) -> bool:
+        """Is there no room for the connection from `place` that was just counted?"""
+        trusted = [c.place for c in self._connections if c.trusted]
+        return (
+            self._count > self._limits.connections
+            or self._count - len(trusted) > self._limits.strangers
+            or self._places[place] - trusted.count(place) > self._limits.strangers_of_place
+        )
 
     async def _serve_in_time(self, stream: trio.SocketStream, peer: str) -> None:
         with trio.CancelScope() as scope:
@@ -269,6 +286,20 @@ def _peer_of(stream: trio.SocketStream) -> str:
     except OSError:
         return "-"
     return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "-"
+
+
+def place_of(peer: str) -> str:
+    """Where a peer is, as far as one attacker can choose: its address, or its IPv6 network."""
+    host = peer.rpartition(":")[0]
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 def _hypercorn_config(limits: Limits) -> Config:

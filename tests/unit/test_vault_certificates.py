@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from replicator.errors import BadSettings, BadToken, Refused
 from replicator.link import Link, tls_context
+from replicator.meter import BucketMeter
+from replicator.metered import transport
 from replicator.settings import LinkSettings
 from replicator.vault.root import VaultRoot
 from replicator.vault.serve import Listen
@@ -206,7 +208,8 @@ def _link(url: str, authority: Authority, issued: trustme.LeafCert) -> LinkSetti
 
 
 async def _hello(settings: LinkSettings) -> Hello:
-    async with Link.open(settings) as link:
+    """As the sender asks: over a metered connection."""
+    async with Link.open(settings, transport(BucketMeter(), tls_context(settings))) as link:
         return await link.hello()
 
 
