@@ -147,6 +147,7 @@ def _say_vault(store: Store, hello: Hello, position: Position) -> None:
 
 def stop(path: str, store_root: str | None, forget: bool) -> None:
     """Switch replication off. What is at the vault stays there."""
+    from replicator.forking import NOTE_NAME
     from replicator.sender import HOLD
     from replicator.settings import settings_path
     from replicator.status import status_path
@@ -162,6 +163,7 @@ def stop(path: str, store_root: str | None, forget: bool) -> None:
         durable.unlink(settings_path(store.root))
         drop_hold(store.root, HOLD)
         durable.drop(status_path(store.root))
+        durable.drop(store.root / NOTE_NAME)
         durable.drop_tree(store.root / "outgoing")
     say(f"stopped  {path_text(store.config.directory)}: it is no longer replicated")
 

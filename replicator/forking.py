@@ -59,14 +59,26 @@ class Forking:
         digest = common.digest if common is not None else NO_DIGEST
         if (position.next_lsn - 1, position.digest) == (lsn, digest.hex()):
             raise Gap("the vault's history is a beginning of ours")
-        made = await self._new_line(link, line, lsn, digest)
+        made = await self._own_line(link, line, lsn)
+        if made is None:
+            made = (await self._new_line(link, line, lsn, digest)).line
         time_ns = await self._in_thread(self._outgoing.time_of, lsn)
-        parted = Parted(
-            lsn=lsn, time_ns=time_ns, kept=line, line=made.line, parted_ns=time.time_ns()
-        )
+        parted = Parted(lsn=lsn, time_ns=time_ns, kept=line, line=made, parted_ns=time.time_ns())
         await self._in_thread(self._note, settings, parted)
         log.warning("%s", parting_text(parted))
         return parted
+
+    async def _own_line(self, link: Link, line: str, lsn: int) -> str | None:
+        """A line that was made for this history before: it has more of it than `line`, whose end
+        that both have is `lsn`. (The settings may have been put back.)"""
+        best, longest = None, lsn
+        for each in (await link.lines(self._store.uuid)).lines:
+            if each.line == line or each.next_lsn - 1 <= longest:
+                continue
+            position = await link.position(self._store.uuid, each.line)
+            if await self._in_thread(self._outgoing.has_end, position):
+                best, longest = each.line, position.next_lsn - 1
+        return best
 
     async def _new_line(self, link: Link, line: str, lsn: int, digest: bytes) -> Position:
         day = time.strftime("%Y%m%d", time.gmtime())

@@ -37,6 +37,7 @@ from replicator.wire import (
     Common,
     Description,
     Hello,
+    Lines,
     Mark,
     Marks,
     NewLine,
@@ -143,6 +144,10 @@ class Link:
         """Where some of the shipments of a sealed line end, of the LSNs in `(after, upto]`."""
         where = f"/v1/volumes/{uuid.hex()}/sealed/ends?line={line}&after={after}&upto={upto}"
         return await self._ask("GET", where, ShipmentEnds)
+
+    async def lines(self, uuid: bytes) -> Lines:
+        """Every line of the volume."""
+        return await self._ask("GET", f"/v1/volumes/{uuid.hex()}/lines", Lines)
 
     async def new_line(self, uuid: bytes, wanted: NewLine) -> Position:
         """Have a line made; where it stands. VaultBusy while that goes on: ask again."""

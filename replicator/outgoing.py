@@ -161,6 +161,14 @@ class Outgoing:
         """A search for what the journal and a vault that holds `held_lsn` have in common."""
         return CommonSearch(_NewestTable(self._journal, self._sealer), held_lsn)
 
+    def has_end(self, position: Position) -> bool:
+        """Is the end of a vault's line that of one of our batches?"""
+        held = position.next_lsn - 1
+        with self._journal.snapshot() as snapshot:
+            batch = _Table(snapshot, self._sealer).batch_of(held)
+        same = batch is not None and batch.digest == bytes.fromhex(position.digest)
+        return same and batch is not None and batch.last_lsn == held
+
     def time_of(self, lsn: int) -> int:
         """When an op was made; 0 if it is not there."""
         with self._journal.snapshot() as snapshot:

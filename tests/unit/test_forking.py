@@ -99,6 +99,26 @@ def test_the_machine_that_comes_second_gets_a_line_of_its_own(
 
 
 @pytest.mark.expects_warnings
+def test_a_machine_whose_settings_were_put_back_finds_its_line_again(
+    machines: TwoMachines, server: VaultServer, sending: Sending
+) -> None:
+    sending.send(machines.one)
+    sending.send(machines.other)
+    settings = load_settings(machines.other.root)
+    assert settings is not None
+    line, settings.link.line = settings.link.line, "main"
+    save_settings(machines.other.root, settings)
+    indexer = Indexer(machines.other)
+    go_on(Workload.of(machines.other, 5), indexer, 2, 30)
+    indexer.close()
+    sending.send(machines.other)
+    again = load_settings(machines.other.root)
+    assert again is not None and again.link.line == line
+    assert server.root.lines(machines.uuid) == ["main", line]
+    same_history(machines.other, sending.replica(machines.other, line))
+
+
+@pytest.mark.expects_warnings
 def test_a_machine_that_fell_back_behind_the_vault_is_a_second_one(
     tmp_path: Path, server: VaultServer, sending: Sending
 ) -> None:
@@ -132,20 +152,19 @@ def test_three_machines_have_three_lines(
     machines: TwoMachines, server: VaultServer, sending: Sending, tmp_path: Path
 ) -> None:
     third = Store.open(Path(shutil.copytree(machines.other.root, tmp_path / "third")))
-    for store in (machines.one, machines.other):
+    for store, seed in ((machines.other, 7), (third, 8)):
+        indexer = Indexer(store)
+        go_on(Workload.of(store, seed), indexer, 2, 30)
+        indexer.close()
+    lines = []
+    for store in (machines.one, machines.other, third):
         sending.send(store)
-    # A copy of the second one from before it had parted, which writes otherwise.
-    (third.root / "replica.toml").unlink(missing_ok=True)
-    workload = Workload.of(third, 3)
-    indexer = Indexer(third)
-    go_on(workload, indexer, 2, 30)
-    indexer.close()
-    sending.send(third)
-    lines = server.root.lines(machines.uuid)
-    assert len(lines) == 3
-    settings = load_settings(third.root)
-    assert settings is not None
-    same_history(third, sending.replica(third, settings.link.line))
+        settings = load_settings(store.root)
+        assert settings is not None
+        lines.append(settings.link.line)
+    assert sorted(lines) == sorted(server.root.lines(machines.uuid))
+    for store, line in zip((machines.one, machines.other, third), lines, strict=True):
+        same_history(store, sending.replica(store, line))
 
 
 # --- the requests ---------------------------------------------------------------------------------

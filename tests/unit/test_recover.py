@@ -17,6 +17,7 @@ from replicator.recover_disk import VaultFolder
 from replicator.recover_link import VaultUrl
 from replicator.settings import LinkSettings
 from replicator.vault.ingest import LineWriter
+from replicator.vault.lines import make_line
 from replicator.vault.root import VaultRoot
 from store.errors import NoSuchVolume, RecoveryUnfinished, StoreBusy, VolumeExists
 from store.journal import Journal
@@ -24,6 +25,7 @@ from store.relocation import read_relocation, refuse_short, refuse_unfinished
 from store.types import ROOT, Lsn
 from store.volume import Store
 from tests.unit.shipping import BRANCH, make_history, same_history, shipments
+from tests.unit.two_machines import TwoMachines, receive
 from tests.unit.vault_server import VaultServer
 
 
@@ -120,6 +122,39 @@ def test_a_recovery_that_is_cut_anywhere_goes_on_where_it_was(
             break
         machine.check(recover(source, machine.wish()), origin)
     assert cut > 5
+
+
+def test_what_a_power_cut_left_of_written_files_is_compared_and_mended(
+    vault: VaultRoot, origin: Store, machine: NewMachine
+) -> None:
+    """They have their names, sizes and times, but their bytes never reached the disk."""
+
+    def die(stage: str, done: int, total: int) -> None:
+        if stage == "restoring" and done > total // 2:
+            raise Killed
+
+    source = VaultFolder(vault, "branch", "main")
+    with pytest.raises(Killed):
+        recover(source, machine.wish(), die)
+    spoiled = 0
+    for path in machine.directory.iterdir():
+        if not path.name.startswith(".cdpfs"):
+            times = path.stat()
+            path.write_bytes(bytes(times.st_size))
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+            spoiled += 1
+    assert spoiled
+    (machine.directory / ".cdpfs-restore-1-1").write_bytes(b"half made")
+    machine.check(recover(source, machine.wish()), origin)
+
+
+def test_any_line_can_be_gone_on_with(tmp_path: Path, machine: NewMachine) -> None:
+    machines = TwoMachines(tmp_path / "site")
+    line = make_line(machines.root, machines.uuid, machines.wish())
+    receive(machines.root.store(machines.uuid, line), machines.other, start=machines.shared)
+    machines.root.close()
+    root = VaultRoot.open(machines.root.path)
+    machine.check(recover(VaultFolder(root, machines.uuid, line), machine.wish()), machines.other)
 
 
 def test_a_finished_recovery_is_not_done_again(vault: VaultRoot, machine: NewMachine) -> None:
