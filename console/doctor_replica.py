@@ -13,6 +13,7 @@ from console.doctor import FAIL, OK, WARN, Finding
 from console.output import duration_text
 from console.replicating import LOOPBACK, replication_of
 from replicator.errors import BadSettings
+from replicator.forking import parting_text, read_parting
 from replicator.settings import ReplicaSettings, load_settings, read_token
 from store.volume import Store
 
@@ -35,6 +36,10 @@ def replica_findings(store: Store) -> Iterator[Finding]:
     yield from _files(settings)
     yield _address(settings.link.url)
     yield from _state(store)
+    parted = read_parting(store.root)
+    if parted is not None:
+        next_step = "see both lines at the vault: cdpfs vault list; docs/replication.md tells why"
+        yield Finding(WARN, "history", parting_text(parted), next_step)
 
 
 def _files(settings: ReplicaSettings) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from replicator.vault.lines import list_lines
 from store.format import Flag, Kind
 from store.indexer import Indexer
 from store.journal import Journal, OpMeta
@@ -123,6 +124,24 @@ def test_the_history_goes_on_with_later_lsns_and_replicates_on(site: Site) -> No
     revived.mount()
     assert revived.log_text().count("external changes found") <= 1
     assert_same(revived.tree, now)
+
+
+def test_a_machine_that_only_crashed_goes_on_with_the_same_line(site: Site) -> None:
+    site.old.mount()
+    _fill(site.old.tree)
+    held = site.ship()
+    (site.old.tree / "late").write_bytes(b"in the intake log alone")
+    site.old.kill()
+    site.old.mount()
+    (site.old.tree / "later").write_bytes(b"after the crash")
+    assert site.ship() > held
+    assert [
+        line.line for line in list_lines(site.vault.root, site.old.store.config.uuid).lines
+    ] == ["main"]
+    with Journal(site.old.store) as mine, mine.snapshot() as here:
+        replica = site.vault.root.store(site.old.store.config.uuid)
+        with Journal(replica) as other, other.snapshot() as there:
+            assert list(there.batches(Lsn(1)))[-1].digest == list(here.batches(Lsn(1)))[-1].digest
 
 
 @pytest.mark.parametrize("killed", [False, True])
