@@ -34,6 +34,7 @@ from bench import (
     seeding,
     shipping,
     tpcb,
+    vault_restoring,
     writes,
 )
 from bench.compare import Comparer
@@ -49,6 +50,7 @@ CASES: tuple[Case, ...] = (
 )
 STUDIES: tuple[Study, ...] = (
     *restoring.STUDIES,
+    *vault_restoring.STUDIES,
     *history.STUDIES,
     *journal_size.STUDIES,
     *seeding.STUDIES,

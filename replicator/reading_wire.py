@@ -17,7 +17,8 @@ into an LSN first, then everything is asked as of that LSN:
     GET  companions?lsn=N&path=P                         [CompanionMessage]
     GET  shipments?from=LSN[&offset=BYTE]                a shipment, made anew from the journal
 
-An answer has in its headers the digest of its body, and of the request that it answers, so that
+An answer has in its headers the digest of its body (before it was packed, should it be: `contents`
+are, with zstd, for whoever accepts it), and of the request that it answers, so that
 damage on the way is noticed without TLS too; an answer of lines (NDJSON) ends with an `End` that
 has the digest of the lines. A line that is a `Failure` says what could not be told.
 

@@ -18,6 +18,7 @@ from typing import Any, Final, Self, TypeVar
 
 import httpx
 import msgspec
+import zstandard
 from blake3 import blake3
 
 from replicator.errors import BadShipment, LinkDown, ReplicationError, VaultBusy
@@ -50,6 +51,8 @@ MAX_CONNECTIONS: Final = 8
 FIRST_SPEED_BYTES_S: Final = 4e6
 """What a line is taken for until something came over it."""
 SPEED_SPAN_S: Final = 0.5
+PACKING_BYTES_S: Final = 40e6
+"""A line slower than this gains by compression."""
 MIN_STEP_BYTES: Final = 32 << 10
 STEP_S: Final = 4.0
 """One request for contents takes about so long at the most, so that little is lost with it."""
@@ -211,9 +214,11 @@ class RemoteVault:
     def _contents(self, line: Line, lsn: int, ranges: list[Range]) -> list[bytes]:
         body = msgspec.json.encode(Wanted(ranges))
 
+        limit = sum(part.size + FRAME.size for part in ranges)
+
         def ask() -> list[bytes]:
-            data = self._whole(line.url("contents"), {"lsn": lsn, "line": line.line}, body)
-            return _split(data, ranges)
+            params = {"lsn": lsn, "line": line.line}
+            return _split(self._whole(line.url("contents"), params, body, limit), ranges)
 
         return self._patiently(ask)
 
@@ -234,9 +239,16 @@ class RemoteVault:
             except (Damaged, ReplicationError) as error:
                 troubles.met(error)
 
-    def _whole(self, path: str, params: dict[str, Any], body: bytes | None) -> bytes:
-        """A whole answer, its digest tested. Damaged, or any ReplicationError."""
-        response = self._send(path, params, body)
+    def _whole(
+        self, path: str, params: dict[str, Any], body: bytes | None, unpacked_bytes: int = 0
+    ) -> bytes:
+        """A whole answer, its digest tested. Damaged, or any ReplicationError.
+
+        With `unpacked_bytes`, the most that it can come to, it may come packed: on a line that is
+        slower than packing.
+        """
+        packed = unpacked_bytes > 0 and self.speed.bytes_s < PACKING_BYTES_S
+        response = self._send(path, params, body, {"accept-encoding": "zstd"} if packed else None)
         try:
             data = self._read(response)
         finally:
@@ -244,6 +256,8 @@ class RemoteVault:
         if response.status_code not in (200, 206):
             raise refusal_error(response.status_code, data)
         self._check_asked(response, body)
+        if response.headers.get("content-encoding") == "zstd":
+            data = _unpacked(data, unpacked_bytes)
         if response.headers.get(DIGEST_HEADER) != blake3(data).hexdigest():
             raise Damaged("an answer does not match its digest")
         return data
@@ -271,10 +285,20 @@ class RemoteVault:
         finally:
             response.close()
 
-    def _send(self, path: str, params: dict[str, Any], body: bytes | None) -> httpx.Response:
+    def _send(
+        self,
+        path: str,
+        params: dict[str, Any],
+        body: bytes | None,
+        headers: dict[str, str] | None = None,
+    ) -> httpx.Response:
         try:
             request = self._client.build_request(
-                "GET" if body is None else "POST", self._url + path, params=params, content=body
+                "GET" if body is None else "POST",
+                self._url + path,
+                params=params,
+                content=body,
+                headers=headers,
             )
             return self._client.send(request, stream=True)
         except httpx.HTTPError as error:
@@ -337,6 +361,16 @@ class _Troubles:
             raise error
         time.sleep(self._pause_s * random.uniform(0.7, 1.3))
         self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+
+
+def _unpacked(data: bytes, limit_bytes: int) -> bytes:
+    """Damaged when it is not packed, or comes to more than it can."""
+    try:
+        if not 0 <= zstandard.frame_content_size(data) <= limit_bytes:
+            raise Damaged("an answer is larger than what was asked for")
+        return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise Damaged(f"an answer can't be unpacked: {error}") from error
 
 
 def _split(data: bytes, ranges: list[Range]) -> list[bytes]:

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import trio
+import zstandard
 from blake3 import blake3
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -56,6 +57,10 @@ CHUNK_BYTES: Final = 128 << 10
 
 PIECE_BYTES: Final = 1 << 20
 """Of a whole file that is sent are read at once."""
+
+ZSTD_LEVEL: Final = 1
+WORTH_PACKING: Final = 0.95
+"""An answer is sent packed if it is smaller by this."""
 
 MAX_DIGIT_CHARS: Final = 19
 _RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
@@ -187,8 +192,8 @@ class Reading:
     async def contents(self, request: Request) -> Response:
         """Many ranges of many files."""
         view, wanted = await self._view(request), await _wanted(request)
-        data, digest = await self.run(_contents, view, wanted)
-        headers = {DIGEST_HEADER: digest}
+        packed = "zstd" in request.headers.get("accept-encoding", "")
+        data, headers = await self.run(_contents, view, wanted, packed)
         return Response(data, 200, headers, "application/octet-stream")
 
     async def digests(self, request: Request) -> Response:
@@ -422,9 +427,15 @@ async def _wanted(request: Request) -> Wanted:
         raise BadRequest(f"these are no ranges: {error}") from error
 
 
-def _contents(view: View, wanted: Wanted) -> tuple[bytes, str]:
+def _contents(view: View, wanted: Wanted, packed: bool) -> tuple[bytes, dict[str, str]]:
+    """The body, compressed if that is wanted and worth it, and its headers."""
     data = answers.contents(view, wanted)
-    return data, _digest(data)
+    headers = {DIGEST_HEADER: _digest(data)}
+    if packed:
+        small = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(data)
+        if len(small) < len(data) * WORTH_PACKING:
+            return small, {**headers, "content-encoding": "zstd"}
+    return data, headers
 
 
 def _digest(data: bytes) -> str:

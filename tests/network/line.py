@@ -6,6 +6,7 @@ root and iproute2 (`scripts/setup --dev` installs it); `missing` says what is no
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -197,7 +198,8 @@ def _count(device: str) -> None:
     samples = []
     with open(f"/sys/class/net/{device}/statistics/tx_bytes") as file:
         os.set_blocking(sys.stdin.fileno(), False)
-        while sys.stdin.buffer.raw.read(1) is None:
+        end = io.FileIO(sys.stdin.fileno(), closefd=False)
+        while end.read(1) is None:
             file.seek(0)
             # The time goes with the count: both are taken while nothing else is done.
             count, now = int(file.read()), time.monotonic()
