@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import zstandard
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +37,7 @@ from replicator.reading_wire import (
     state_message,
     xattrs_of,
 )
+from replicator.remote import Damaged, _unpacked
 from replicator.shipment import decode_shipment
 from replicator.vault.ingest import LineWriter
 from replicator.wire import Description
@@ -217,6 +219,29 @@ def test_many_ranges_come_in_one_answer(library: Library) -> None:
     assert said.digests == [blake3(data).hexdigest() for data in expected]
     found = decoded(library.get("areas", lsn=library.lsn, node=big), Areas)
     assert found.areas == [(start, stop) for start, stop in view.data_areas(big)]
+
+
+def test_contents_come_packed_for_who_accepts_it_and_only_if_that_is_worth_it(
+    library: Library,
+) -> None:
+    view = View(library.tree.journal, library.lsn)
+    big = view.walk(b"big").node
+    url = f"/v1/volumes/{library.uuid}/contents?lsn={library.lsn}"
+    for start, packed in ((10 << 20, True), (0, False)):
+        body = msgspec.json.encode({"ranges": [[big, start, 1 << 20]]})
+        plain = library.client.http.post(url, content=body, headers={"accept-encoding": "identity"})
+        assert "content-encoding" not in plain.headers
+        answer = library.client.http.post(url, content=body, headers={"accept-encoding": "zstd"})
+        assert (answer.headers.get("content-encoding") == "zstd") == packed
+        assert answer.content == plain.content  # httpx unpacks it
+        assert answer.headers[DIGEST_HEADER] == plain.headers[DIGEST_HEADER]
+
+
+def test_an_answer_that_would_grow_without_end_is_not_unpacked() -> None:
+    bomb = zstandard.ZstdCompressor(level=19).compress(bytes(64 << 20))
+    for data in (bomb, bomb[:20], b"", b"no zstd at all"):
+        with pytest.raises(Damaged):
+            _unpacked(data, 1 << 20)
 
 
 @pytest.mark.expects_warnings
