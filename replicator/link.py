@@ -170,30 +170,27 @@ class Link:
         """
         total = len(data)
         where = f"bytes {start}-{total - 1}/{total}" if start < total else f"bytes */{total}"
-
-        async def pieces() -> AsyncIterator[bytes]:
-            view = memoryview(data)
-            for at in range(start, total, PIECE_BYTES):
-                yield bytes(view[at : at + PIECE_BYTES])
-                progress(min(at + PIECE_BYTES, total))
-
+        body = _Pieces(data, start, progress)
         headers = {"Content-Range": where, "Content-Length": str(total - start)}
         path = f"/v1/volumes/{uuid.hex()}/shipments/{shipment}?line={line}"
-        return await self._ask("PUT", path, Position, pieces(), headers)
+        return await self._ask("PUT", path, Position, body, headers)
 
     async def _ask(
         self,
         method: str,
         path: str,
         kind: type[Message],
-        body: bytes | AsyncIterator[bytes] | None = None,
+        body: bytes | httpx.AsyncByteStream | None = None,
         headers: dict[str, str] | None = None,
     ) -> Message:
         """One request; its answer as a message of `kind`."""
         try:
+            content = body if isinstance(body, bytes) else None
             request = self._client.build_request(
-                method, self._url + path, content=body, headers=headers
+                method, self._url + path, content=content, headers=headers
             )
+            if isinstance(body, httpx.AsyncByteStream):
+                request.stream = body
             response = await self._client.send(request, stream=True)
             try:
                 raw = await _read(response)
@@ -213,6 +210,32 @@ class Link:
             raise Refused(
                 f"what answers at {self._url} is not a vault of this version: {error}"
             ) from error
+
+
+class _Pieces(httpx.AsyncByteStream):
+    """A shipment's bytes from `start` on, as a body.
+
+    Not a generator: when the vault refuses in the midst, nobody would close it.
+    """
+
+    def __init__(self, data: bytes, start: int, progress: Callable[[int], None]) -> None:
+        self._view = memoryview(data)
+        self._handed = self._told = start
+        self._progress = progress
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next piece. That it is asked for means that the one before has gone out."""
+        if self._handed > self._told:
+            self._told = self._handed
+            self._progress(self._told)
+        piece = bytes(self._view[self._handed : self._handed + PIECE_BYTES])
+        if not piece:
+            raise StopAsyncIteration
+        self._handed += len(piece)
+        return piece
 
 
 ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
@@ -239,12 +262,16 @@ def tls_context(settings: LinkSettings) -> ssl.SSLContext:
 
 async def _read(response: httpx.Response) -> bytes:
     """The whole body, which is a message."""
+    length = response.headers.get("content-length", "0")
     raw = b""
-    async for piece in response.aiter_raw():
-        raw += piece
-        if len(raw) > MAX_MESSAGE_BYTES:
-            raise Refused("what answers there is not a vault: its answer is too long")
-    return raw
+    if length.isdigit() and int(length) <= MAX_MESSAGE_BYTES:
+        async for piece in response.aiter_raw():
+            raw += piece
+            if len(raw) > MAX_MESSAGE_BYTES:
+                break
+        else:
+            return raw
+    raise Refused("what answers there is not a vault: its answer is too long")
 
 
 _ALERTS = {
