@@ -41,7 +41,9 @@ _TO_PAGE_END, _REST_OF_PAGE, _OTHER_LENGTH, _THIS_LENGTH = 0, 1, 2, 3
 _AS_BEFORE, _AS_OFTEN, _NEW, _KNOWN = 0, 1, 2, 3
 
 _WRITE, _TRUNCATE, _BASE = int(Kind.WRITE), int(Kind.TRUNCATE), int(Kind.BASE)
-_OF_CONTENT: Final = frozenset((_WRITE, _TRUNCATE, _BASE))
+_FOLDED: Final = int(Kind.FOLDED)
+_OF_CONTENT: Final = frozenset((_WRITE, _TRUNCATE, _BASE, _FOLDED))
+_BY_PAGES: Final = frozenset((_WRITE, _FOLDED))
 _LIMIT: Final = 1 << 63
 
 Context: TypeAlias = tuple[int, int, int]
@@ -265,7 +267,7 @@ class Columns:
             self._ends.clear()
             self._pages.clear()
         self._ends[node] = offset + length
-        if kind == _WRITE and not offset % PAGE_BYTES:
+        if kind in _BY_PAGES and not offset % PAGE_BYTES:
             pages = self._pages.setdefault(node, [])
             if offset in pages:
                 pages.remove(offset)

@@ -26,7 +26,7 @@ class JournalHeld:
     """A `replicator.shipment.Held`: the ops of a snapshot before LSN `stop`."""
 
     def __init__(self, snapshot: Snapshot, stop: Lsn) -> None:
-        self._snapshot = snapshot
+        self.snapshot = snapshot
         self._stop = stop
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._kept_bytes = 0
@@ -53,13 +53,13 @@ class JournalHeld:
         """The ops of LSN `[start, stop)`; fewer when not all of them are there."""
         return [
             Meta(op.kind, op.flags, op.length, op.time_ns, op.node, op.offset, op.actor)
-            for op in self._snapshot.ops(Lsn(start), min(Lsn(stop), self._stop))
+            for op in self.snapshot.ops(Lsn(start), min(Lsn(stop), self._stop))
         ]
 
     def older(self, node: int, offset: int, lsn: int) -> Ref | None:
         """Where the payload stands that holds what was at a place of a node before an LSN."""
         try:
-            found = self._snapshot.pieces(NodeId(node), Lsn(lsn - 1), offset, offset + 1)
+            found = self.snapshot.pieces(NodeId(node), Lsn(lsn - 1), offset, offset + 1)
         except (NotSeeded, NeverCaptured):
             return None
         if not found or not 0 < found[0].source < self._stop:
@@ -67,7 +67,7 @@ class JournalHeld:
         return Ref(found[0].source, found[0].source_offset)
 
     def _op(self, lsn: int) -> OpMeta:
-        op = self._snapshot.op(Lsn(lsn)) if 0 < lsn < self._stop else None
+        op = self.snapshot.op(Lsn(lsn)) if 0 < lsn < self._stop else None
         if op is None:
             raise KeyError(lsn)
         return op
@@ -75,7 +75,7 @@ class JournalHeld:
     def _part(self, lsn: Lsn, start: int, stop: int) -> bytes:
         """From the segments. What is damaged there counts as not held: it can be sent again."""
         try:
-            return self._snapshot.payload_part(lsn, start, stop)
+            return self.snapshot.payload_part(lsn, start, stop)
         except DamagedError as error:
             raise KeyError(lsn) from error
 

@@ -14,12 +14,12 @@ import time
 from typing import NamedTuple
 
 from replicator.effort import Chooser, Effort
-from replicator.held import JournalHeld
+from replicator.folded import FoldedHeld, Folder, FoldNote, Folds
 from replicator.parting import CommonSearch
 from replicator.plan import BatchEnd, Kept, Step, plan
 from replicator.sealer import Sealer, comes_back
 from replicator.sealing import Ends, is_sealed
-from replicator.shipment import Known, ShippedBatch, encode_shipment
+from replicator.shipment import Known, ShippedBatch, encode_shipment, shipped
 from replicator.sketch import Sketch
 from replicator.wire import MAX_SHIPMENT_BATCHES, MAX_SHIPMENT_BYTES, Position, shipment_id
 from store import durable
@@ -30,6 +30,7 @@ from store.index_rows import BatchPlace
 from store.journal import Journal, Snapshot
 from store.types import Lsn
 from store.volume import Store
+from timetravel.standing import BarrierSettings
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,9 @@ class Outgoing:
         self._folder = store.root / "outgoing"
         self._current: Ready | None = self._load()
         self._sketch = Sketch()
+        self._folds = Folds(store.root)
+        self.folding = False
+        """Whether to leave out what was overwritten: the line has fallen too far behind."""
         self.chooser = Chooser()
         """How much work the next shipment's bytes are worth."""
 
@@ -199,22 +203,25 @@ class Outgoing:
         read. Nothing is kept before `keep`.
         """
         batches: list[ShippedBatch] = []
+        places: list[BatchPlace] = []
         raw = last = 0
         sealer = self._sealer
         with self._journal.snapshot() as snapshot:
             for place in snapshot.batches(Lsn(first_lsn)):
                 raw += raw_bytes_of(place)
-                _, ops = snapshot.read_batch(place)
-                batches.append(ShippedBatch(ops, place.digest))
+                batches.append(shipped(*snapshot.read_batch(place)))
+                places.append(place)
                 last = place.last_lsn
                 full = raw >= raw_bytes or len(batches) == MAX_SHIPMENT_BATCHES
                 if full or last == last_lsn:
                     break
             assert batches and batches[0].ops[0].lsn == first_lsn, first_lsn
             previous = self.digest_before(first_lsn)
+            notes = self._fold(snapshot, previous, places, batches) if self.folding else []
+            self._folds.resend(first_lsn, notes)
             effort = effort or self.chooser.choose()
             start = time.monotonic()
-            held = JournalHeld(snapshot, Lsn(first_lsn))
+            held = FoldedHeld(snapshot, Lsn(first_lsn), self._folds)
             known = Known(held, self._sketch, held.older)
             data = encode_shipment(self._store.uuid, previous, batches, known, effort)
             if sealer is not None:
@@ -228,6 +235,26 @@ class Outgoing:
             ends = Ends(self._store.uuid, Lsn(first_lsn), Lsn(last), previous, digest)
             data = sealer.seal(ends, data)
         return Ready(Kept(shipment_id(data), first_lsn, last, len(data)), data, raw)
+
+    def _fold(
+        self,
+        snapshot: Snapshot,
+        previous: bytes,
+        places: list[BatchPlace],
+        batches: list[ShippedBatch],
+    ) -> list[FoldNote]:
+        """Leave out of `batches` what can be; which of them are folded."""
+        config = self._store.config
+        settings = BarrierSettings(config.point_limit_s, config.quiet_s)
+        folder = Folder(snapshot, settings, time.time_ns())
+        notes = []
+        for number, place in enumerate(places):
+            found = folder.fold(place, previous, batches[number])
+            if found is not None:
+                batches[number], note = found
+                notes.append(note)
+            previous = place.digest
+        return notes
 
     def build_full(self, first_lsn: int, raw_bytes: int) -> Ready | None:
         """As `build`, of what follows a shipment; None when there is less than `raw_bytes`."""

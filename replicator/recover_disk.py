@@ -11,7 +11,7 @@ from typing import Final
 
 from replicator.errors import Sealed, UnknownVolume
 from replicator.recover import Held
-from replicator.shipment import ShippedBatch
+from replicator.shipment import shipped
 from replicator.vault.ingest import LineWriter
 from replicator.vault.root import VaultRoot
 from store.journal import Journal
@@ -56,10 +56,7 @@ class VaultFolder:
                     )
                     if not places:
                         return
-                    writer.add(
-                        ShippedBatch(snapshot.read_batch(place)[1], place.digest)
-                        for place in places
-                    )
+                    writer.add(shipped(*snapshot.read_batch(place)) for place in places)
                 yield writer.position()[0]
 
 

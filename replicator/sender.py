@@ -204,6 +204,8 @@ class Sender:
         self, link: Link, settings: ReplicaSettings, position: Position
     ) -> Position | None:
         """Do what is next; the vault's new position, None when there is nothing to do."""
+        limit_s = settings.policy.fold_after_s
+        self._outgoing.folding = 0 < limit_s < self._backlog.lag_s()
         step = await self._in_thread(self._outgoing.next_step, position)
         if isinstance(step, UpToDate):
             self._strange = self._refusals = 0

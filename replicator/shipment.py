@@ -19,7 +19,14 @@ from replicator.errors import BadShipment
 from replicator.packed import Body, Held, Known, NothingHeld, pack_ops, unpack_ops
 from replicator.streams import Level
 from replicator.wire import MAX_SHIPMENT_BATCHES, MAX_SHIPMENT_BYTES, MAX_SHIPMENT_RAW_BYTES
-from store.batch import MAX_BATCH_OPS, MAX_BATCH_PAYLOAD_BYTES, NO_DIGEST, BatchOp, join_ops
+from store.batch import (
+    MAX_BATCH_OPS,
+    MAX_BATCH_PAYLOAD_BYTES,
+    NO_DIGEST,
+    BatchHeader,
+    BatchOp,
+    join_ops,
+)
 from store.format import MAX_PAYLOAD_BYTES, OP_META, Field, Table
 from store.ops import Op
 from store.types import Lsn
@@ -72,11 +79,28 @@ _LEVELS = {
 }
 
 
+FEATURE_FOLDED = 1
+"""Mandatory-feature bit of shipments with folded batches: behind the batch entries there is, for
+each batch, the digest of its ops as they are in the shipment (32 bytes; zeros if not folded)."""
+
+
 class ShippedBatch(NamedTuple):
     """One batch of a shipment: its ops, and its digest in the site's chain."""
 
     ops: list[Op]
     digest: bytes
+    content: bytes = NO_DIGEST
+    """Of a folded batch (`fold`), the digest of `ops`; else zeros."""
+
+    @property
+    def folded(self) -> bool:
+        """Whether something was left out of it."""
+        return self.content != NO_DIGEST
+
+
+def shipped(header: BatchHeader, ops: list[Op]) -> ShippedBatch:
+    """A batch of a journal, as it is there."""
+    return ShippedBatch(ops, header.digest, header.content_digest if header.folded else NO_DIGEST)
 
 
 class Shipment(NamedTuple):
@@ -110,8 +134,8 @@ def encode_shipment(
     may be referred to; the receiver must hold it all. AssertionError when they are more than a
     shipment may hold.
     """
-    sizes = [sum(len(op.payload) for op in ops) for ops, _ in batches]
-    count = sum(len(ops) for ops, _ in batches)
+    sizes = [sum(len(op.payload) for op in batch.ops) for batch in batches]
+    count = sum(len(batch.ops) for batch in batches)
     raw_bytes = sum(sizes) + count * _meta.size
     assert 0 < len(batches) <= MAX_SHIPMENT_BATCHES and raw_bytes <= MAX_SHIPMENT_RAW_BYTES
     primed = 0
@@ -122,14 +146,17 @@ def encode_shipment(
         encoding = PACKED
         primed, body = pack_ops(ops, known, _LEVELS[effort])
     ends = batches[0].ops[0].lsn, batches[-1].ops[-1].lsn
+    features = FEATURE_FOLDED if any(batch.folded for batch in batches) else 0
     head = _header.pack(
-        SHIPMENT_MAGIC, SHIPMENT_VERSION, 0, len(batches), volume, *ends, raw_bytes, previous,
-        encoding, primed, 0,
+        SHIPMENT_MAGIC, SHIPMENT_VERSION, features, len(batches), volume, *ends, raw_bytes,
+        previous, encoding, primed, 0,
     )[:-8]  # fmt: skip
     directory = b"".join(
-        _entry.pack(len(ops), size, digest)
-        for (ops, digest), size in zip(batches, sizes, strict=True)
+        _entry.pack(len(batch.ops), size, batch.digest)
+        for batch, size in zip(batches, sizes, strict=True)
     )
+    if features & FEATURE_FOLDED:
+        directory += b"".join([batch.content for batch in batches])
     check = _hash(head + directory).to_bytes(8, "little")
     data = b"".join([head, check, directory, body])
     assert len(data) <= MAX_SHIPMENT_BYTES
@@ -140,7 +167,7 @@ def _plain_body(batches: Sequence[ShippedBatch]) -> bytes:
     """All metadata, then all payload, in one zstd frame."""
     metas: list[bytes] = []
     payloads: list[bytes | memoryview] = []
-    for ops, _ in batches:
+    for ops, *_ in batches:
         metas += [
             _meta.pack(kind, flags, 0, len(payload), lsn, time_ns, node, offset, check, actor)
             for lsn, time_ns, kind, flags, node, offset, actor, check, payload in ops
@@ -160,18 +187,19 @@ def decode_shipment(data: bytes | memoryview, held: Held) -> Shipment:
     fields = _header.unpack_from(view)
     _, version, features, count, volume, first, last, raw_bytes, previous, *rest = fields
     encoding, primed, check = rest
-    if version != SHIPMENT_VERSION or features or encoding not in (PLAIN, PACKED):
+    if version != SHIPMENT_VERSION or features & ~FEATURE_FOLDED or encoding not in (PLAIN, PACKED):
         raise BadShipment(
             f"shipment version {version}, features {features:#x}, encoding {encoding} are not "
             "known here"
         )
-    start = HEADER_BYTES + count * _entry.size
+    contents = HEADER_BYTES + count * _entry.size
+    start = contents + (count * len(NO_DIGEST) if features & FEATURE_FOLDED else 0)
     if not 0 < count <= MAX_SHIPMENT_BATCHES or len(view) < start:
         raise BadShipment(f"a shipment of {count} batches is impossible")
     directory = view[HEADER_BYTES:start]
     if check != _hash(bytes(view[: HEADER_BYTES - 8]) + bytes(directory)):
         raise BadShipment("the shipment's header does not match its checksum")
-    entries = list(_entry.iter_unpack(directory))
+    entries = list(_entry.iter_unpack(view[HEADER_BYTES:contents]))
     _check_sizes(entries, first, last, raw_bytes)
     packed = bytes(view[start:])
     if encoding == PLAIN:
@@ -180,6 +208,11 @@ def decode_shipment(data: bytes | memoryview, held: Held) -> Shipment:
         payload_bytes = sum(size for _, size, _ in entries)
         body = Body(first, last - first + 1, payload_bytes, raw_bytes, primed)
         split = _part(entries, unpack_ops(packed, body, held))
+    if features & FEATURE_FOLDED:
+        split = [
+            batch._replace(content=bytes(view[at : at + len(NO_DIGEST)]))
+            for batch, at in zip(split, range(contents, start, len(NO_DIGEST)), strict=True)
+        ]
     return Shipment(volume, previous, split)
 
 
@@ -256,4 +289,5 @@ __all__ = [
     "ShippedBatch",
     "decode_shipment",
     "encode_shipment",
+    "shipped",
 ]

@@ -11,7 +11,7 @@ from typing import Final
 
 from store.barrier_groups import Groups, LiveGroup, Rows
 from store.barrier_state import SYNC, TRANSACTION, NewestPoint, encode_point
-from store.ops import Op
+from store.ops import Folded, Op
 
 SYNC_BURST_NS: Final = 1_000_000_000
 """Of the sync points of a group within so long only the last is kept: copying a tree makes many."""
@@ -106,6 +106,31 @@ class Points:
         in_cycle = len(state.rhythm.cycle) > 1 and state.open_since and not state.deferred
         if not state.hot and not in_cycle and group.clean:
             self.put(group, op.lsn, op.time_ns, SYNC, reason)
+
+    # --- what was left out on the way to a replica -----------------------------------------------
+
+    def end_fold(self, fold: Folded, time_ns: int) -> None:
+        """States inside of a fold are not to be had: points there go to its end, or for good.
+
+        `time_ns` is that of the op at its end. A fold lies in one batch, whose points are not
+        written yet.
+        """
+        for number, lsn in list(self._written):
+            if not fold.first <= lsn < fold.until or self._written[number, lsn] is None:
+                continue
+            self._written[number, lsn] = None
+            group = self._groups.get(number)
+            point = group.state.point
+            if point is not None and point.lsn == lsn and not group.state.open_since:
+                point.lsn, point.time_ns = fold.until, time_ns
+                self._written[number, fold.until] = encode_point(point, 0)
+                self._groups.touch(group)
+        for number in self._open:
+            group = self._groups.get(number)
+            if fold.first <= group.state.last_lsn < fold.until:
+                # Should it fall quiet, it is as at the end of the fold.
+                group.state.last_lsn, group.state.last_ns = fold.until, time_ns
+                self._groups.touch(group)
 
     # --- quiet -----------------------------------------------------------------------------------
 

@@ -32,9 +32,10 @@ from store.barrier_names import Names
 from store.barrier_points import Points
 from store.barrier_state import SYNC, TRANSACTION, ConfiguredGroup, FileState, Settings
 from store.format import Flag, Kind
-from store.ops import Actor, Adopted, Op, decode_entry
+from store.ops import Actor, Adopted, Folded, Op, decode_entry
 
 _SYNCHRONOUS = int(Flag.SYNCHRONOUS)
+_FOLDED = int(Kind.FOLDED)
 
 
 class Inference:
@@ -46,6 +47,7 @@ class Inference:
         names = Names(self._groups, self._points)
         self._handlers: dict[int, Callable[[Op], None]] = {
             Kind.WRITE: self._write,
+            Kind.FOLDED: self._folded,
             Kind.TRUNCATE: self._truncate,
             Kind.CREATE: names.create,
             Kind.LINK: names.link,
@@ -63,12 +65,15 @@ class Inference:
     def take(self, ops: Sequence[Op], aborted: set[int]) -> None:
         """The next batch. `aborted` are the LSNs of its ops that never happened."""
         handlers, points = self._handlers, self._points
+        fold = _fold_in(ops)
         for op in ops:
             if op[1] >= points.check_ns:
                 points.look_for_quiet(op[1])
             handler = handlers.get(op[2])
             if handler is not None and op[0] not in aborted:
                 handler(op)
+            if fold is not None and op[0] == fold.until:
+                points.end_fold(fold, op[1])
 
     def flush(self) -> None:
         """Write what has changed: the end of a batch."""
@@ -84,16 +89,28 @@ class Inference:
         file, offset, payload = found[0], op[5], op[8]
         staged = file.staged
         group = self._written(op, file, found[1])
-        stop = offset + len(payload)
-        file.appends = offset >= file.end
-        if stop > file.end:
-            file.end = stop
+        self._grow(file, offset, offset + len(payload))
         if not offset and staged and is_zero_header(payload):
             retire(self._points, group, file, staged, op, b"zeroed header")
         else:
             note_journal_write(group, file)
         if op[3] & _SYNCHRONOUS and file.dirty:
             self._synced(op, file, group)
+
+    def _folded(self, op: Op) -> None:
+        """A write whose bytes a replica was not sent; none that retires a journal is left out."""
+        found = self._groups.files.get(op.node) or self._groups.meet(op.node, op.actor, op.lsn)
+        if found is None:
+            return
+        group = self._written(op, *found)
+        self._grow(found[0], op.offset, op.offset)
+        note_journal_write(group, found[0])
+        if op.flags & _SYNCHRONOUS and found[0].dirty:
+            self._synced(op, found[0], group)
+
+    def _grow(self, file: FileState, start: int, stop: int) -> None:
+        file.appends = start >= file.end
+        file.end = max(file.end, stop)
 
     def _written(self, op: Op, file: FileState, group: LiveGroup) -> LiveGroup:
         """What every write and truncation does."""
@@ -187,6 +204,17 @@ class Inference:
 
     def _clean(self, op: Op) -> None:
         self._points.close_all()
+
+
+def _fold_in(ops: Sequence[Op]) -> Folded | None:
+    """What was left out of a batch. ValueError when it is not a part of the batch."""
+    for op in reversed(ops):
+        if op[2] == _FOLDED and op[8]:
+            found = Folded.decode(op[8])
+            if not ops[0].lsn <= found.first <= op[0] < found.until <= ops[-1].lsn:
+                raise ValueError(f"a fold from {found.first} to {found.until} is not in its batch")
+            return found
+    return None
 
 
 def family_of(actor: Actor) -> int:

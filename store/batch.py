@@ -23,6 +23,7 @@ from store.errors import UnsupportedFormat
 from store.format import (
     BATCH_HEADER,
     BATCH_MAGIC,
+    FEATURE_FOLDED,
     FEATURE_GAPS,
     FORMAT_VERSION,
     FRAME,
@@ -53,6 +54,8 @@ _frame = FRAME.codec
 _meta = OP_META.codec
 _hash = xxhash.xxh3_64_intdigest
 _GAP = int(Kind.GAP)
+_FOLDED = int(Kind.FOLDED)
+DIGEST_BYTES = 32
 
 
 class Frame(NamedTuple):
@@ -81,6 +84,17 @@ class BatchHeader(NamedTuple):
     previous: bytes
     digest: bytes
     directory: bytes
+    """With the feature `FEATURE_FOLDED`, the digest of what is in the batch follows the entries."""
+
+    @property
+    def folded(self) -> bool:
+        """Whether some of its ops were left out on the way from the site."""
+        return len(self.directory) > self.frame_count * _frame.size
+
+    @property
+    def content_digest(self) -> bytes:
+        """The digest of what is in it; that of the chain unless it is folded."""
+        return self.directory[-DIGEST_BYTES:] if self.folded else self.digest
 
     @property
     def meta_offset(self) -> int:
@@ -92,7 +106,8 @@ class BatchHeader(NamedTuple):
         """The frame directory, with each frame's offset from the batch's start."""
         found = []
         at = self.meta_offset + self.meta_stored_bytes
-        for stored, raw, codec, _, check in _frame.iter_unpack(self.directory):
+        entries = self.directory[: self.frame_count * _frame.size]
+        for stored, raw, codec, _, check in _frame.iter_unpack(entries):
             found.append(Frame(at, stored, raw, codec, check))
             at += stored
         return found
@@ -138,11 +153,14 @@ class _ThreadCodecs(threading.local):
 _codecs = _ThreadCodecs()
 
 
-def encode_batch(ops: Sequence[Op], previous: bytes, level: int = 1) -> EncodedBatch:
+def encode_batch(
+    ops: Sequence[Op], previous: bytes, level: int = 1, site_digest: bytes = NO_DIGEST
+) -> EncodedBatch:
     """A batch of `ops`, which are consecutive and at least one.
 
-    `previous` is the digest of the preceding batch (32 bytes, NO_DIGEST for none). AssertionError
-    when the ops are more than a batch may hold.
+    `previous` is the digest of the preceding batch (32 bytes, NO_DIGEST for none). `site_digest`
+    is the digest that the batch has at its site, for one with FOLDED ops; of others it does not
+    count. AssertionError when the ops are more than a batch may hold.
     """
     compressor = _codecs.compressor(level)
     pack, size = _meta.pack_into, _meta.size
@@ -154,12 +172,17 @@ def encode_batch(ops: Sequence[Op], previous: bytes, level: int = 1) -> EncodedB
         )  # fmt: skip
         at += size
         if kind == _GAP:
-            features = FEATURE_GAPS
+            features |= FEATURE_GAPS
+        elif kind == _FOLDED:
+            features |= FEATURE_FOLDED
     payload = b"".join([op[8] for op in ops])
     assert 0 < len(ops) <= MAX_BATCH_OPS and len(payload) <= MAX_BATCH_PAYLOAD_BYTES
     digest = _digest(previous, meta, payload)
     stored_meta = compressor.compress(meta)
     directory, frames = _encode_frames(payload, compressor)
+    if features & FEATURE_FOLDED:
+        directory += digest
+        digest = site_digest
     total = HEADER_BYTES + len(directory) + len(stored_meta) + sum(map(len, frames))
     header = BatchHeader(
         op_count=len(ops),
@@ -243,7 +266,8 @@ def header_bytes(data: bytes | memoryview) -> int:
     frame_count: int = fields[10]
     if frame_count > MAX_BATCH_PAYLOAD_BYTES // FRAME_BYTES:
         raise ValueError(f"a frame directory of {frame_count} entries is impossible")
-    return HEADER_BYTES + frame_count * _frame.size
+    folded = DIGEST_BYTES if fields[2] & FEATURE_FOLDED else 0
+    return HEADER_BYTES + frame_count * _frame.size + folded
 
 
 def decode_header(data: bytes | memoryview) -> BatchHeader:
@@ -282,7 +306,8 @@ def _check_header(header: BatchHeader) -> None:
         raise ValueError("the batch header is impossible")
     left = header.payload_bytes
     stored_sum = 0
-    for stored, raw, codec, _, _ in _frame.iter_unpack(header.directory):
+    entries = header.directory[: header.frame_count * _frame.size]
+    for stored, raw, codec, _, _ in _frame.iter_unpack(entries):
         if raw != min(left, FRAME_BYTES) or codec not in (CODEC_RAW, CODEC_ZSTD):
             raise ValueError("the frame directory is impossible")
         if stored > raw or (codec == CODEC_RAW and stored != raw):
@@ -355,7 +380,7 @@ def decode_payload(header: BatchHeader, data: bytes | memoryview) -> bytes:
 
 def check_digest(header: BatchHeader, meta: bytes, payload: bytes) -> None:
     """ValueError unless raw metadata and raw payload give the header's digest."""
-    if _digest(header.previous, meta, payload) != header.digest:
+    if _digest(header.previous, meta, payload) != header.content_digest:
         raise ValueError("the batch does not match its digest")
 
 

@@ -19,7 +19,13 @@ FEATURE_GAPS = 1
 """Mandatory-feature bit of ring files and batches that hold a GAP op: a reader that does not know
 it would take what the tree became in a gap for what happened at its end."""
 
-KNOWN_FEATURES = FEATURE_GAPS
+FEATURE_FOLDED = 2
+"""Mandatory-feature bit of batches of a replica that hold FOLDED ops: a reader that does not know
+it would show moments whose content was left out. In such a batch `digest` is that of the batch as
+the site has it, so that the chain stays the site's; the digest of what is really in it follows the
+frame directory (32 bytes)."""
+
+KNOWN_FEATURES = FEATURE_GAPS | FEATURE_FOLDED
 """Mandatory-feature bits that this version understands; a file with any other is refused."""
 
 CHUNK_BYTES = 1 << 20
@@ -173,7 +179,12 @@ BATCH_HEADER = Table(
         Field("reserved", "I", "0"),
         Field("meta_xxh3", "Q", "xxh3-64 of the stored op metadata"),
         Field("previous", "32s", "digest of the preceding batch; zeros for a volume's first"),
-        Field("digest", "32s", "blake3 over `previous`, the raw metadata, then the raw payload"),
+        Field(
+            "digest",
+            "32s",
+            "blake3 over `previous`, the raw metadata, then the raw payload (with the feature "
+            "folded: as they are at the site)",
+        ),
         Field("check", "Q", "xxh3-64 of this header before this field and the frame directory"),
     ),
 )
@@ -237,6 +248,7 @@ class Kind(IntEnum):
     CLEAN = 21  # 0; wall time in ns: a session ends in order, the backing tree is on disk
     CHECKPOINT = 22  # 0; LSN up to which the tree is on disk; `{"boot", "time_ns"}` as JSON
     GAP = 23  # 0; wall time in ns when it began; `ops.Gap`: changes since then went unlogged
+    FOLDED = 24  # node; end of a write whose bytes a replica was not sent; nothing, or `ops.Folded`
 
 
 class Flag(IntFlag):

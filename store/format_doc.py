@@ -108,6 +108,16 @@ PAYLOADS = (
         ),
     ),
     Table(
+        "payload of FOLDED",
+        "`ops.Folded`. Only the last FOLDED op of a batch has one.",
+        (
+            Field("first", "Q", "LSN of the batch's first FOLDED op"),
+            Field("until", "Q", "LSN from which on states are to be had again"),
+            Field("writes", "I", "FOLDED ops in the batch"),
+            Field("points", "I", "recovery points that the site had in between"),
+        ),
+    ),
+    Table(
         "payload of ADOPT_NAME",
         "Then the name (the rest).",
         (Field("parent", "Q", "NodeId of the directory"),),

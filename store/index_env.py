@@ -34,6 +34,7 @@ VERSION_KEY = b"version"
 STATE_KEY = b"state"
 GAP_PREFIX = b"gap"
 CLOCK_PREFIX = b"clock"
+FOLD_PREFIX = b"fold"
 
 
 class Tables(NamedTuple):
@@ -42,7 +43,8 @@ class Tables(NamedTuple):
     meta: Table
     """VERSION_KEY → version; STATE_KEY → `index_rows.IndexState`; GAP_PREFIX, LSN of a GAP op →
     when the gap began (8 bytes), and the op's payload; CLOCK_PREFIX, wall time → LSN: what the
-    machine's clock said while the log's was ahead of it, without those that a later op undid."""
+    machine's clock said while the log's was ahead of it, without those that a later op undid;
+    FOLD_PREFIX, LSN of a fold's end → `ops.Folded`."""
     ops: Table
     """LSN of the first → up to OPS_PER_ROW consecutive ops (`index_rows`)."""
     batches: Table

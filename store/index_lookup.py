@@ -10,7 +10,16 @@ from collections.abc import Iterator
 
 from store.extents import RegionCodec, RegionPiece
 from store.format import key_extent, key_lsn, key_name_lsn, key_node_lsn
-from store.index_env import CLOCK_PREFIX, GAP_PREFIX, STATE_KEY, Cursor, Table, Tables, Transaction
+from store.index_env import (
+    CLOCK_PREFIX,
+    FOLD_PREFIX,
+    GAP_PREFIX,
+    STATE_KEY,
+    Cursor,
+    Table,
+    Tables,
+    Transaction,
+)
 from store.index_history import NEWEST, read_history, seek_floor
 from store.index_listing import ListingCodec
 from store.index_rows import (
@@ -152,6 +161,11 @@ class Lookup:
         """(LSN, wall time at which it began, payload) of every GAP op."""
         for key, row in self._range(self._tables.meta, GAP_PREFIX, GAP_PREFIX):
             yield Lsn(_lsn(key)), int.from_bytes(row[:8], "little"), row[8:]
+
+    def folds(self, start: int) -> Iterator[bytes]:
+        """The `ops.Folded` of every fold that ends behind LSN `start`, in order."""
+        for _, row in self._range(self._tables.meta, FOLD_PREFIX + key_lsn(start + 1), FOLD_PREFIX):
+            yield row
 
     def lsn_by_clock(self, wall_ns: int) -> Lsn:
         """The newest op of those that tell of a machine's clock behind the log's, and that it said

@@ -102,6 +102,18 @@ class GapSpan(NamedTuple):
     """The daemon ended inside the gap; its end is when that was found."""
 
 
+class FoldSpan(NamedTuple):
+    """Ops whose content a replica was not sent in full; see `ops.Folded`.
+
+    States from `first` on and before `until` are not to be had.
+    """
+
+    first: Lsn
+    until: Lsn
+    writes: int
+    points: int
+
+
 # --- ops: up to OPS_PER_ROW consecutive ones in a row, keyed by the LSN of the first -------------
 
 OPS_PER_ROW = 48

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from store.errors import InconsistentLog
 from store.format import Flag, Kind, key_lsn, key_name_lsn, key_node_lsn
 from store.index_content import ContentWriter
-from store.index_env import CLOCK_PREFIX, GAP_PREFIX, Tables, Transaction
+from store.index_env import CLOCK_PREFIX, FOLD_PREFIX, GAP_PREFIX, Tables, Transaction
 from store.index_history import NEWEST, HistoryWriter
 from store.index_listing import Change, ListingCodec, link_name
 from store.index_lookup import HELD, REMOVED, Lookup
@@ -30,6 +30,7 @@ from store.ops import (
     Adopted,
     Attributes,
     Created,
+    Folded,
     Op,
     Renamed,
     decode_entry,
@@ -68,6 +69,7 @@ class TreeWriter:
             Kind.BASE: self._base,
             Kind.DIR_SEEDED: self._dir_seeded,
             Kind.GAP: self._gap,
+            Kind.FOLDED: self._folded,
             Kind.MOUNT: self._clock,
             Kind.CHECKPOINT: self._clock,
         }
@@ -214,6 +216,13 @@ class TreeWriter:
     def _gap(self, op: Op) -> None:
         row = op.offset.to_bytes(8, "little") + bytes(op.payload)
         self._txn.put(GAP_PREFIX + key_lsn(op.lsn), row, db=self._tables.meta)
+
+    def _folded(self, op: Op) -> None:
+        """A write whose bytes are not here: the node had changed, and what it became came later."""
+        self.nodes.get(op.node).touch(op.lsn, op.time_ns)
+        if op.payload:
+            until = Folded.decode(op.payload).until
+            self._txn.put(FOLD_PREFIX + key_lsn(until), bytes(op.payload), db=self._tables.meta)
 
     def _clock(self, op: Op) -> None:
         """The machine's clock, which may have been set back behind the log's.

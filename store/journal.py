@@ -13,7 +13,7 @@ from typing import Self
 from store.barrier_state import Group
 from store.errors import NeverCaptured, NotSeeded
 from store.index_env import IndexEnvironment
-from store.index_rows import BaseState, GapSpan, NodeState, OpMeta, Piece, Point
+from store.index_rows import BaseState, FoldSpan, GapSpan, NodeState, OpMeta, Piece, Point
 from store.segment import SegmentReader
 from store.snapshot import Snapshot
 from store.types import Lsn, NodeId, TimeNs
@@ -21,6 +21,7 @@ from store.volume import Store
 
 __all__ = [
     "BaseState",
+    "FoldSpan",
     "GapSpan",
     "Group",
     "Journal",

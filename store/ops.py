@@ -65,6 +65,7 @@ _ADOPTED = struct.Struct("<QIIIQQqqqQIHHH")
 _XATTR = struct.Struct("<HI")
 _PARENT = struct.Struct("<Q")
 _GAP = struct.Struct("<QB")
+_FOLDED = struct.Struct("<QQII")
 
 
 @dataclass(frozen=True)
@@ -277,6 +278,33 @@ class Gap:
         reader = Reader(data)
         ended_ns, found = reader.numbers(_GAP)
         return cls(ended_ns, reader.rest().decode("utf-8", "replace"), bool(found))
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Payload of a batch's last FOLDED op: what was left out of the batch on the way.
+
+    States from LSN `first` on and before `until` are not to be had any more; that at `until` is.
+    """
+
+    first: Lsn
+    until: Lsn
+    writes: int
+    """Writes whose bytes were left out, since later ones overwrote them by `until`."""
+    points: int
+    """Recovery points that the site had in between."""
+
+    def encode(self) -> bytes:
+        """To bytes."""
+        return _FOLDED.pack(self.first, self.until, self.writes, self.points)
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview) -> Self:
+        """From bytes."""
+        reader = Reader(data)
+        first, until, writes, points = reader.numbers(_FOLDED)
+        reader.finish()
+        return cls(Lsn(first), Lsn(until), writes, points)
 
 
 def encode_entry(parent: NodeId, name: bytes) -> bytes:

@@ -22,8 +22,17 @@ from store.index_history import NEWEST
 from store.index_listing import split_link
 from store.index_lookup import Lookup
 from store.index_points import KnownGroups, PointReader
-from store.index_rows import BaseState, BatchPlace, GapSpan, NodeState, OpMeta, Piece, Point
-from store.ops import Gap, Op
+from store.index_rows import (
+    BaseState,
+    BatchPlace,
+    FoldSpan,
+    GapSpan,
+    NodeState,
+    OpMeta,
+    Piece,
+    Point,
+)
+from store.ops import Folded, Gap, Op
 from store.segment import SegmentReader
 from store.types import NO_LSN, Lsn, NodeId, TimeNs
 
@@ -379,6 +388,17 @@ class Snapshot:
             gap = Gap.decode(payload)
             found.append(GapSpan(lsn, started_ns, gap.ended_ns, gap.reason, gap.found))
         return found
+
+    def folds(self, start: Lsn) -> Iterator[FoldSpan]:
+        """What was left out on the way to a replica, as far as it ends behind LSN `start`."""
+        for row in self._lookup.folds(start):
+            folded = Folded.decode(row)
+            yield FoldSpan(folded.first, folded.until, folded.writes, folded.points)
+
+    def fold_at(self, lsn: Lsn) -> FoldSpan | None:
+        """The fold because of which the state at `lsn` is not to be had; None: it is."""
+        found = next(self.folds(lsn), None)
+        return found if found is not None and found.first <= lsn else None
 
     def points(
         self, start: Lsn, stop: Lsn, grade: str | None = None, group: Lsn | None = None

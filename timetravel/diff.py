@@ -316,6 +316,7 @@ def _touched_nodes(snapshot: Snapshot, old: View, new: View) -> set[NodeId] | No
 _NAMING = frozenset({Kind.CREATE, Kind.LINK, Kind.UNLINK, Kind.RENAME})
 _CHANGING = _NAMING | {
     Kind.WRITE,
+    Kind.FOLDED,
     Kind.TRUNCATE,
     Kind.SETATTR,
     Kind.SETXATTR,

@@ -49,6 +49,7 @@ class Event(Enum):
     ATTRIBUTES = "attributes"
     ADOPTED = "found"  # was there when protection began
     EXTERNAL = "external"  # changed while the volume was not mounted
+    FOLDED = "folded"  # written, and overwritten before the replica here was sent it
     UNLOGGED = "unlogged"  # changed through the mount, in a gap of the log: found afterwards
     ENTRIES = "entries"  # of a directory: its names changed
 
@@ -280,6 +281,7 @@ class _Draft:
 _EVENTS: Final = {
     Kind.CREATE: Event.CREATED,
     Kind.WRITE: Event.WRITTEN,
+    Kind.FOLDED: Event.FOLDED,
     Kind.TRUNCATE: Event.TRUNCATED,
     Kind.LINK: Event.LINKED,
 }

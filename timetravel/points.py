@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from store.journal import Journal, NodeState, Point, Snapshot
 from store.types import Lsn, TimeNs
 from timetravel.errors import MomentError
+from timetravel.folds import fold_points
 from timetravel.gaps import gap_points
 from timetravel.grade import Grade
 from timetravel.groups import EVERYTHING, Concern, GroupTable
@@ -70,7 +71,8 @@ def points(
             if path is not None:
                 crash = _where_changed(journal, path, crash)
             gaps = gap_points(snapshot, since, stop)
-            every = heapq.merge(every, crash, gaps, key=lambda point: point.lsn)
+            folds = fold_points(snapshot, since, stop)
+            every = heapq.merge(every, crash, gaps, folds, key=lambda point: point.lsn)
         for point in every:
             concerned = groups is None or not point.group or point.group in groups
             if concerned and Grade.of(point.grade) >= grade:

@@ -28,6 +28,7 @@ from timetravel.errors import (
     NoSuchNode,
     UnknownMark,
 )
+from timetravel.folds import fold_text
 from timetravel.gaps import gap_note, within_resync
 from timetravel.grade import Grade
 from timetravel.groups import EVERYTHING, Concern, GroupTable
@@ -162,11 +163,17 @@ def resolve(
     """
     with journal.snapshot() as snapshot:
         located = _locate(snapshot, moment, now_ns, node, settings.live)
+        fold = snapshot.fold_at(located.lsn)
+        if fold is not None:
+            located = located._replace(lsn=Lsn(fold.first - 1))
         point = _point_at(snapshot, located.lsn, located, moment)
     if located.goes_to_point:
         point = _at_barrier(journal, point, located, now_ns, subject or Everything(), settings)
     elif judge_exact:
         point = judge(journal, point, now_ns, subject, settings)
+    if fold is not None:
+        note = f"{fold_text(fold)}; this is the state before them"
+        point = replace(point, note="; ".join(filter(None, (point.note, note))))
     return _with_notes(journal, point, moment, settings)
 
 

@@ -145,9 +145,10 @@ class LineWriter:
         would be whole and so be taken in after a crash.
         """
         check_times(shipped.ops)
-        encoded = encode_batch(shipped.ops, self._index.last_digest)
+        encoded = encode_batch(shipped.ops, self._index.last_digest, site_digest=shipped.digest)
         header = encoded.header
-        if header.digest != shipped.digest:
+        content = header.content_digest if header.folded else NO_DIGEST
+        if header.digest != shipped.digest or content != shipped.content:
             raise BadShipment(f"the batch of LSN {header.first_lsn} does not match its digest")
         first_lsn, offset = self._segments.place_of(header.first_lsn)
         place = BatchPlace(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from replicator.shipment import NO_DIGEST, ShippedBatch, encode_shipment
+from replicator.shipment import NO_DIGEST, ShippedBatch, encode_shipment, shipped
 from replicator.vault.shelf import Book
 from replicator.wire import MAX_SHIPMENT_BATCHES
 from store.journal import Snapshot
@@ -49,7 +49,7 @@ def _batches(snapshot: Snapshot, start: Lsn, last: Lsn) -> list[ShippedBatch]:
         full = raw_bytes > SHIPMENT_RAW_BYTES or len(found) == MAX_SHIPMENT_BATCHES
         if place.last_lsn > last or (found and full):
             break
-        found.append(ShippedBatch(ops, header.digest))
+        found.append(shipped(header, ops))
     return found
 
 
