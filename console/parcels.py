@@ -31,7 +31,7 @@ def export(path: str, store_root: str | None, to: str, position_file: str | None
     store = volume_of(path, store_root)
     settings = load_settings(store.root)
     with Journal(store) as journal:
-        outgoing = Outgoing(store, journal, sealer_of(settings, store.uuid))
+        outgoing = Outgoing(store, journal, sealer_of(settings, store.uuid), beside=True)
         step = outgoing.step_from(_position(position_file))
         if isinstance(step, UpToDate):
             raise ConsoleError("there is nothing to export: the vault has everything already")

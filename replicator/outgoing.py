@@ -118,15 +118,24 @@ class _NewestTable:
 class Outgoing:
     """The shipments of one store. `kept` is the one whose bytes are on disk or in memory.
 
-    Whatever reads or builds raises BadKeyFile as well when the volume is sealed.
+    `beside`: what is built does not go to the vault of the settings, but into a file, say. Whatever
+    reads or builds raises BadKeyFile as well when the volume is sealed.
     """
 
-    def __init__(self, store: Store, journal: Journal, sealer: Sealer | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        sealer: Sealer | None = None,
+        *,
+        beside: bool = False,
+    ) -> None:
         self._store = store
         self._journal = journal
         self._sealer = sealer
         self._folder = store.root / "outgoing"
         self._current: Ready | None = self._load()
+        self._beside = beside
         self._sketch = Sketch()
         self._folds = Folds(store.root)
         self.folding = False
@@ -217,15 +226,15 @@ class Outgoing:
                     break
             assert batches and batches[0].ops[0].lsn == first_lsn, first_lsn
             previous = self.digest_before(first_lsn)
-            notes = self._fold(snapshot, previous, places, batches) if self.folding else []
-            self._folds.resend(first_lsn, notes)
+            if not self._beside:
+                self._folds.resend(first_lsn, self._fold(snapshot, previous, places, batches))
             effort = effort or self.chooser.choose()
             start = time.monotonic()
             held = FoldedHeld(snapshot, Lsn(first_lsn), self._folds)
             known = Known(held, self._sketch, held.older)
             data = encode_shipment(self._store.uuid, previous, batches, known, effort)
             if sealer is not None:
-                fresh = JournalHeld(snapshot, Lsn(first_lsn))
+                fresh = FoldedHeld(snapshot, Lsn(first_lsn), self._folds)
                 if not comes_back(data, batches, fresh):
                     log.error("LSN %d to %d: encoded wrongly, made anew", first_lsn, last)
                     data = encode_shipment(self._store.uuid, previous, batches)
@@ -243,7 +252,12 @@ class Outgoing:
         places: list[BatchPlace],
         batches: list[ShippedBatch],
     ) -> list[FoldNote]:
-        """Leave out of `batches` what can be; which of them are folded."""
+        """Leave out of `batches` what can be, if need be; which of them are folded.
+
+        Never of a sealed volume: no vault could tell us that we are wrong about what it was sent.
+        """
+        if not self.folding or self._sealer is not None:
+            return []
         config = self._store.config
         settings = BarrierSettings(config.point_limit_s, config.quiet_s)
         folder = Folder(snapshot, settings, time.time_ns())
