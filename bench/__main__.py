@@ -34,6 +34,7 @@ from bench import (
     seeding,
     shipping,
     tpcb,
+    vault,
     vault_restoring,
     writes,
 )
@@ -58,6 +59,7 @@ STUDIES: tuple[Study, ...] = (
     *replication_latency.STUDIES,
     *shipping.STUDIES,
     *tpcb.STUDIES,
+    *vault.STUDIES,
 )
 PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "bench-out" / "results.json"
