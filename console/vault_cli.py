@@ -109,11 +109,19 @@ def serve(
     client_ca: Annotated[
         str | None, typer.Option(metavar="F", help="Who signs the certificates of sites, PEM.")
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Tell Prometheus metrics there without a token; a loopback address.",
+        ),
+    ] = None,
 ) -> None:
     """Take in what the sites send, until SIGTERM; prints the address that it listens on."""
     from console.vaults import serve as run
+    from replicator.vault.serve import Listen
 
-    run(root, listen, tls_cert, tls_key, insecure_http, client_ca)
+    run(root, Listen.parse(listen, tls_cert, tls_key, insecure_http, client_ca, metrics))
 
 
 @app.command("list")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from console.exit_codes import ExitCode
 from console.output import (
@@ -20,18 +18,18 @@ from console.output import (
     table,
     time_json,
 )
-from replicator.errors import ReplicationError, UnknownVolume
+from replicator.errors import UnknownVolume
 from replicator.vault import sealed_files
-from replicator.vault.lines import read_origin
-from replicator.vault.root import VaultRoot, Volume
+from replicator.vault.root import VaultRoot
 from replicator.vault.sites import Sites
+from replicator.vault.survey import LineState, Survey
 from replicator.wire import Origin
-from store.errors import DamagedError, StoreError
-from store.journal import Journal
+from store.errors import DamagedError
 from store.verify import verify as verify_store
 from store.volume import Store
-from timetravel.head import HeadTracker
-from timetravel.standing import BarrierSettings
+
+if TYPE_CHECKING:
+    from replicator.vault.serve import Listen
 
 OK = "ok"
 
@@ -93,24 +91,16 @@ def certificate(root: str, name: str, allow: bool | None, revoked: str | None) -
     say(f"{name} {may} come by certificate; {len(site.revoked)} revoked")
 
 
-def serve(
-    root: str,
-    listen: str,
-    tls_cert: str | None,
-    tls_key: str | None,
-    insecure_http: bool,
-    client_ca: str | None,
-) -> None:
+def serve(root: str, listen: Listen) -> None:
     """Serve until a signal."""
-    from replicator.vault.serve import Listen, run
+    from replicator.vault.serve import run
     from store.indexer import keep_memory
 
-    address = Listen.parse(listen, tls_cert, tls_key, insecure_http, client_ca)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s vault[%(process)d] %(levelname)s: %(message)s"
     )
     keep_memory()
-    run(VaultRoot.open(Path(root)), address, _say_address)
+    run(VaultRoot.open(Path(root)), listen, _say_address)
 
 
 def _say_address(url: str) -> None:
@@ -136,36 +126,28 @@ def show(root: str, as_json: bool) -> int:
 
 def volume_rows(vault: VaultRoot, uuid: str) -> list[dict[str, Any]]:
     """What `vault list --json` says of a volume: an entry for each of its lines."""
-    volume = vault.volume(uuid)
-    return [_line_row(vault, volume, line) for line in vault.lines(uuid)]
+    survey, volume = Survey(vault), vault.volume(uuid)
+    return [_row(survey.line(volume, line)) for line in vault.lines(uuid)]
 
 
-def _line_row(vault: VaultRoot, volume: Volume, line: str) -> dict[str, Any]:
-    known = volume.description
-    row: dict[str, Any] = {
+def _row(state: LineState) -> dict[str, Any]:
+    volume, known = state.volume, state.volume.description
+    return {
         "volume": volume.uuid,
         "name": known.name,
         "site": volume.site,
         "directory": known.directory,
-        "line": line,
+        "line": state.line,
         "sealed": known.sealed,
-        "next_lsn": None,
-        "visible_lsn": None,
-        "last_op": None,
-        "silent_s": None,
-        "bytes": None,
-        "parted": None,
-        "health": OK,
-        "hint": "",
+        "next_lsn": state.next_lsn or None,
+        "visible_lsn": state.visible_lsn if state.next_lsn else None,
+        "last_op": time_json(state.last_op_ns) if state.last_op_ns else None,
+        "silent_s": state.silent_s,
+        "bytes": state.stored_bytes if state.next_lsn else None,
+        "parted": _parted(state.origin),
+        "health": f"can't be read: {state.trouble}" if state.trouble else OK,
+        "hint": state.hint,
     }
-    try:
-        store = vault.store(volume.uuid, line)
-        row.update(_sealed_state(store) if known.sealed else _state(store))
-        row["parted"] = _parted(read_origin(store))
-    except (ReplicationError, StoreError, OSError) as error:
-        row["health"] = f"can't be read: {error}"
-        row["hint"] = getattr(error, "hint", f"cdpfs vault verify {volume.uuid} --root R")
-    return row
 
 
 def _parted(origin: Origin | None) -> dict[str, Any] | None:
@@ -178,36 +160,6 @@ def _parted(origin: Origin | None) -> dict[str, Any] | None:
         "time": time_json(origin.time_ns) if origin.time_ns else None,
         "made": time_json(origin.made_ns),
     }
-
-
-def _state(store: Store) -> dict[str, Any]:
-    settings = BarrierSettings(store.config.point_limit_s, store.config.quiet_s)
-    with Journal(store) as journal, journal.snapshot() as snapshot:
-        stats, last = snapshot.stats(), snapshot.last()
-        return {
-            "next_lsn": snapshot.indexed_lsn + 1,
-            "visible_lsn": HeadTracker(settings).advance(snapshot).lsn,
-            "last_op": time_json(last.time_ns) if last is not None else None,
-            "silent_s": _silent_s(store.index_dir / "data.mdb") if last is not None else None,
-            "bytes": stats["segment_bytes"] + stats["index_bytes"],
-        }
-
-
-def _sealed_state(store: Store) -> dict[str, Any]:
-    """Of a sealed volume its vault knows only how long it is."""
-    held = sealed_files.held(store)
-    silent_s = max(0.0, time.time() - held.last_arrived_ns / 1e9) if held.shipments else None
-    return {
-        "next_lsn": held.next_lsn,
-        "visible_lsn": 0,
-        "silent_s": silent_s,
-        "bytes": held.size_bytes,
-    }
-
-
-def _silent_s(path: Path) -> float:
-    """Seconds since the last shipment: that is when the index was last committed."""
-    return max(0.0, time.time() - os.stat(path).st_mtime)
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:

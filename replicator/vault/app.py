@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import trio
@@ -26,9 +26,10 @@ from replicator.vault import parting, reading, sealed_reading
 from replicator.vault.desk import Desk, Desks
 from replicator.vault.door import Disconnected, Door, Scope, peer_text, printable
 from replicator.vault.limits import Limits
+from replicator.vault.metrics import CONTENT_TYPE, Metrics
 from replicator.vault.root import VaultRoot, Volume, checked_uuid
-from replicator.vault.sealed_files import list_files
 from replicator.vault.sites import Site, Sites
+from replicator.vault.survey import used_bytes
 from replicator.wire import (
     MAIN_LINE,
     MAX_SHIPMENT_BYTES,
@@ -39,6 +40,8 @@ from replicator.wire import (
 )
 
 log = logging.getLogger(__name__)
+
+METRICS_PATH: Final = "/metrics"
 
 _RANGE = re.compile(r"bytes (?:([0-9]{1,12})-([0-9]{1,12})|\*)/([0-9]{1,12})")
 
@@ -58,6 +61,7 @@ class Vault:
         self.root = root
         self.sites = Sites(root.sites_dir)
         self.desks = Desks(root, limits)
+        self.metrics = Metrics(root)
         self._creating = trio.Lock()
 
     async def hello(self, request: Request) -> Response:
@@ -71,6 +75,29 @@ class Vault:
                 max_shipment_bytes=MAX_SHIPMENT_BYTES,
             )
         )
+
+    def observe(self, scope: Scope, status: int, body_bytes: int, error: Exception | None) -> None:
+        """Count a request; a line in the log if it was answered as it wished."""
+        self.metrics.observe(status, body_bytes, error)
+        if error is None:
+            log.info(
+                "%d: %s %s from %s, site %s",
+                status,
+                scope["method"],
+                printable(scope["path"]),
+                peer_text(scope),
+                scope["state"]["site"].name if "site" in scope["state"] else "-",
+            )
+        elif isinstance(error, Disconnected):
+            log.info("the connection of %s ended in the midst of a body", peer_text(scope))
+
+    async def tell_metrics(self, request: Request) -> Response:
+        """For a Prometheus server, with a reader's token or on a listener of its own."""
+        site: Site | None = getattr(request.state, "site", None)
+        if site is not None and site.may_write:
+            raise Refused(f"{site.name} is no reader", "cdpfs vault add-reader NAME")
+        text = await trio.to_thread.run_sync(self.metrics.text)
+        return Response(text, media_type=CONTENT_TYPE)
 
     async def describe(self, request: Request) -> Response:
         """The volume is kept from now on."""
@@ -138,21 +165,6 @@ def site_of(request: Request) -> Site:
     return site
 
 
-def used_bytes(root: VaultRoot, site: str) -> int:
-    """What the volumes of a site take in segments, or in sealed shipments. Blocking."""
-    used = 0
-    for uuid in root.volumes():
-        volume = root.volume(uuid)
-        if volume.site != site:
-            continue
-        for line in root.lines(uuid):
-            if volume.description.sealed:
-                used += sum(f.size_bytes for f in list_files(root.store(uuid, line)).files)
-            else:
-                used += root.journal(uuid, line).stats()["segment_bytes"]
-    return used
-
-
 def content_range(request: Request) -> Range:
     """Which bytes of a shipment a request has; BadRequest unless its length agrees."""
     found = _RANGE.fullmatch(request.headers.get("content-range", ""))
@@ -197,6 +209,7 @@ def build_app(
     vault = Vault(root, limits)
     routes = [
         Route("/v1/hello", vault.hello),
+        Route(METRICS_PATH, vault.tell_metrics),
         Route("/v1/volumes/{uuid}", vault.describe, methods=["PUT"]),
         Route("/v1/volumes/{uuid}/position", vault.position),
         Route("/v1/volumes/{uuid}/shipments/{shipment}", vault.ship, methods=["PUT"]),
@@ -205,7 +218,12 @@ def build_app(
         *sealed_reading.routes(root),
     ]
     door = Middleware(
-        Door, sites=vault.sites, limits=limits, observe=observe, require_tls=require_tls
+        Door,
+        sites=vault.sites,
+        limits=limits,
+        observe=vault.observe,
+        require_tls=require_tls,
+        any_protocol=frozenset({METRICS_PATH}),
     )
     app = Starlette(routes=routes, middleware=[door], exception_handlers={HTTPException: _not_here})
     app.router.redirect_slashes = False
@@ -213,16 +231,6 @@ def build_app(
     return app
 
 
-def observe(scope: Scope, status: int, error: Exception | None) -> None:
-    """A line in the log for each request that was answered as it wished."""
-    if error is None:
-        log.info(
-            "%d: %s %s from %s, site %s",
-            status,
-            scope["method"],
-            printable(scope["path"]),
-            peer_text(scope),
-            scope["state"]["site"].name if "site" in scope["state"] else "-",
-        )
-    elif isinstance(error, Disconnected):
-        log.info("the connection of %s ended in the midst of a body", peer_text(scope))
+def build_metrics_app(vault: Vault) -> Starlette:
+    """The metrics alone, for whoever can connect: on a loopback address, say."""
+    return Starlette(routes=[Route(METRICS_PATH, vault.tell_metrics)])

@@ -65,12 +65,14 @@ class Guest(Protocol):
 guest: ContextVar[Guest | None] = ContextVar("guest", default=None)
 """Of the connection that the current task serves; None when there is no listener of ours."""
 
-Observer = Callable[[Scope, int, Exception | None], None]
-"""Told of every answer: the request's scope, the status, and what was raised."""
+Observer = Callable[[Scope, int, int, Exception | None], None]
+"""Told of every answer: the request's scope, the status (0: none went out), how many bytes of its
+body were read, and what was raised."""
 
 
 class Door:
-    """The middleware. `require_tls`: what does not come over TLS is refused."""
+    """The middleware. `require_tls`: what does not come over TLS is refused. `any_protocol`: paths
+    that are also for clients which do not know the protocol, and so can't name its version."""
 
     def __init__(
         self,
@@ -79,14 +81,14 @@ class Door:
         limits: Limits,
         observe: Observer,
         require_tls: bool = False,
-        open_paths: frozenset[str] = frozenset(),
+        any_protocol: frozenset[str] = frozenset(),
     ) -> None:
         self._app = app
         self._sites = sites
         self._limits = limits
         self._observe = observe
         self._require_tls = require_tls
-        self._open_paths = open_paths
+        self._any_protocol = any_protocol
         self._at_work: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,17 +118,13 @@ class Door:
         finally:
             if connection is not None:
                 connection.end()
-        self._observe(scope, answer.status, error)
+        self._observe(scope, answer.status, body.read_bytes, error)
         if not body.ended and connection is not None:
             connection.hang_up()
 
     async def _admit(self, scope: Scope, body: _Body, send: Send) -> None:
         check_request(scope, self._require_tls)
         state = scope.setdefault("state", {})
-        if scope["path"] in self._open_paths:
-            body.allow(body_limit(scope))
-            await self._app(scope, body.receive, send)
-            return
         site = await trio.to_thread.run_sync(
             identify, self._sites, token_of(scope), certificate.get()
         )
@@ -134,7 +132,8 @@ class Door:
         connection = guest.get()
         if connection is not None:
             connection.trust()
-        check_protocol(scope)
+        if scope["path"] not in self._any_protocol:
+            check_protocol(scope)
         body.allow(body_limit(scope))
         if self._at_work[site.name] >= self._limits.site_requests:
             raise TooManyRequests(f"{site.name} has {self._at_work[site.name]} requests at work")
@@ -192,6 +191,7 @@ class _Body:
         self._receive = receive
         self._limits = limits
         self._left = 0
+        self.read_bytes = 0
         self.ended = False
 
     def allow(self, limit_bytes: int) -> None:
@@ -211,7 +211,9 @@ class _Body:
         if message["type"] == "http.disconnect":
             self.ended = True
             raise Disconnected
-        self._left -= len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        self._left -= size
+        self.read_bytes += size
         self.ended = not message.get("more_body", False)
         if self._left < 0:
             raise TooLarge("the body is longer than its headers say, or than it may be")

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import trio
 
 from replicator.errors import BadSettings
-from replicator.vault.app import Vault, build_app
+from replicator.vault.app import Vault, build_app, build_metrics_app
 from replicator.vault.limits import Limits
 from replicator.vault.lines import clear_half_made
 from replicator.vault.listener import Listener
@@ -37,6 +37,9 @@ class Listen(NamedTuple):
     insecure_http: bool = False
     client_ca: str | None = None
     """Who signs the certificates of sites; None: sites come by token alone."""
+    metrics: str | None = None
+    """A loopback address that tells the metrics to whoever asks; None: a reader's token is needed.
+    """
 
     @classmethod
     def parse(
@@ -46,11 +49,15 @@ class Listen(NamedTuple):
         tls_key: str | None,
         insecure_http: bool,
         client_ca: str | None = None,
+        metrics: str | None = None,
     ) -> Listen:
         """From `HOST:PORT`, `[V6]:PORT` or `:PORT`; BadSettings for what makes no sense."""
-        host, colon, port = address.rpartition(":")
-        if not colon or not port.isdigit() or int(port) > 65535:
-            raise BadSettings(f"{address} is no HOST:PORT", "such as 0.0.0.0:8443")
+        host, port = _host_and_port(address)
+        if metrics is not None and _host_and_port(metrics)[0] not in LOOPBACK:
+            raise BadSettings(
+                f"metrics are told without a token on a loopback address only, not on {metrics}",
+                "such as --metrics 127.0.0.1:9109; elsewhere /metrics wants a reader's token",
+            )
         if bool(tls_cert) != bool(tls_key):
             raise BadSettings("TLS needs both files", "give --tls-cert and --tls-key")
         if tls_cert and insecure_http:
@@ -62,7 +69,7 @@ class Listen(NamedTuple):
             )
         if client_ca and not tls_cert:
             raise BadSettings("certificates of sites need TLS", "give --tls-cert and --tls-key")
-        return cls(host.strip("[]"), int(port), tls_cert, tls_key, insecure_http, client_ca)
+        return cls(host, port, tls_cert, tls_key, insecure_http, client_ca, metrics)
 
     @property
     def scheme(self) -> str:
@@ -75,6 +82,16 @@ class Listen(NamedTuple):
             return None
         client_ca = Path(self.client_ca) if self.client_ca else None
         return ServerContext(TlsFiles(Path(self.tls_cert), Path(self.tls_key), client_ca))
+
+
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise BadSettings(f"{address} is no HOST:PORT", "such as 0.0.0.0:8443")
+    return host.strip("[]"), int(port)
 
 
 def run(
@@ -96,25 +113,30 @@ def run(
         sockets = open_sockets(listen)
         app = build_app(root, limits, require_tls=context is not None)
         listener = Listener(app, limits, context)  # type: ignore[arg-type]
-        trio.run(_serve, listener, app.state.vault, sockets, context, ready)
+        listeners = [(listener, sockets)]
+        if listen.metrics is not None:
+            told = Listen(*_host_and_port(listen.metrics), insecure_http=True)
+            telling = Listener(build_metrics_app(app.state.vault), limits)  # type: ignore[arg-type]
+            listeners.append((telling, open_sockets(told)))
+        trio.run(_serve, listeners, app.state.vault, context, ready)
     finally:
         root.close()
 
 
 async def _serve(
-    listener: Listener,
+    listeners: list[tuple[Listener, list[socket.socket]]],
     vault: Vault,
-    sockets: list[socket.socket],
     context: ServerContext | None,
     ready: Callable[[str], None],
 ) -> None:
-    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(s)) for s in sockets]
     stop = trio.Event()
     expected = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
     with trio.open_signal_receiver(*expected) as signals:
         async with trio.open_nursery() as nursery:
-            await nursery.start(listener.serve, listeners, stop)
-            ready(url_of("https" if context is not None else "http", sockets[0]))
+            for listener, sockets in listeners:
+                bound = [trio.SocketListener(trio.socket.from_stdlib_socket(s)) for s in sockets]
+                await nursery.start(listener.serve, bound, stop)
+            ready(url_of("https" if context is not None else "http", listeners[0][1][0]))
             async for number in signals:
                 if number == signal.SIGHUP:
                     if context is not None:
