@@ -80,8 +80,35 @@ def check(
         str | None,
         typer.Option("--backup", metavar="FILE", help="Does this backup have all of its keys?"),
     ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option("--from", metavar="URL|R", help="Does it open what this vault has?"),
+    ] = None,
+    volume: Annotated[
+        str | None, typer.Option("--volume", metavar="V", help="Of this volume, UUID or name.")
+    ] = None,
+    line: Annotated[str, typer.Option(metavar="L", help="The line of history.")] = "main",
+    token_file: Annotated[str | None, typer.Option(metavar="F", help="Holds a token.")] = None,
+    ca: Annotated[
+        str | None, typer.Option(metavar="F", help="The vault's certificate authority, PEM.")
+    ] = None,
+    client_cert: Annotated[
+        str | None, typer.Option(metavar="F", help="Certificate instead of a token, PEM.")
+    ] = None,
+    client_key: Annotated[
+        str | None, typer.Option(metavar="F", help="Its key, if it is in a file of its own.")
+    ] = None,
 ) -> None:
-    """Is the key file whole, and is its backup good? Exit code 2 if not."""
+    """Is the key file whole, its backup good, and does it open what the vault has?"""
     from console.keys import check as run
+    from console.mirroring import try_key
 
     run(key_file, backup)
+    if origin is not None:
+        link = {
+            "token_file": token_file,
+            "ca": ca,
+            "client_cert": client_cert,
+            "client_key": client_key,
+        }
+        try_key(volume, origin, key_file, line, **link)

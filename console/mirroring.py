@@ -17,6 +17,7 @@ from console.errors import WrongUse
 from console.output import note, path_text, say
 from replicator.key_file import read_key_file
 from replicator.sealed_source import SealedFolder, SealedLink, SealedSource
+from replicator.sealing import open_shipment, read_header
 from replicator.settings import LinkSettings, check_url
 from replicator.vault.ingest import LineWriter
 from replicator.vault.root import VaultRoot
@@ -49,6 +50,23 @@ def mirror(
     say(f"mirrored  {path_text(held.description.name)}  up to LSN {reached}  in  {path_text(root)}")
     say(f"  next: cdpfs vault mount --root {path_text(root)} {held.uuid} DIR")
     say(f"    or: cdpfs restore PATH --at MOMENT --to DEST --store {path_text(str(store.root))}")
+
+
+def try_key(volume: str | None, origin: str, key_file: str, line: str, **link: str | None) -> None:
+    """Open the oldest and the newest shipment of a sealed line. KeyMissing, BadShipment."""
+    if volume is None:
+        raise WrongUse("which volume is to be tried?", "name it: --volume V")
+    ring = read_key_file(Path(key_file))
+    with sealed_vault(*_origin(origin, link), note) as vault:
+        source = SealedSource(vault, volume, line, ring)
+        held = source.held()
+        for lsn in sorted({1, max(held.next_lsn - 1, 1)}):
+            for data in vault.shipments(held.uuid, line, lsn):
+                open_shipment(ring, data)
+                header = read_header(data)
+                ends = f"LSN {header.first_lsn} to {header.last_lsn}"
+                say(f"opens  {ends}, sealed with key {header.key.hex()}")
+                break
 
 
 def _feed(source: SealedSource, writer: LineWriter, end: int) -> None:

@@ -231,13 +231,16 @@ def _raise_if_hopeless(store: Store, said: dict[str, Any]) -> None:
 def show_status(path: str, store_root: str | None, as_json: bool) -> None:
     """Print how replication is."""
     store = volume_of(path, store_root)
-    required_settings(store)
+    settings = required_settings(store)
     said = replication_of(store)
     assert said is not None
     if as_json:
         print_json(said)
         return
-    for label, text in _rows(said):
+    rows = _rows(said)
+    if settings.seal.key_file:
+        rows.append(("sealed", f"with {path_text(settings.seal.key_file)}"))
+    for label, text in rows:
         say(f"{label.ljust(9)}  {text}")
 
 

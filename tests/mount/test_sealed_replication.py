@@ -115,6 +115,17 @@ def test_a_sealed_volume_lives_at_a_vault_that_cannot_read_it(site: Site, tmp_pa
         code=ExitCode.USAGE,
     )
 
+    drill = ("--from", site.url, *site.credentials, "--volume", name)
+    tried = site.run("replicate", "key", "check", key, *drill).stdout.decode()
+    assert tried.count("opens  LSN") == 2
+    site.run("replicate", "key", "create", str(tmp_path / "other.key"))
+    site.run(
+        *("replicate", "key", "check", str(tmp_path / "other.key"), *drill),
+        code=ExitCode.PERMISSION,
+    )
+    assert "sealed" in site.run("replicate", "status", str(site.tree)).stdout.decode()
+    assert b"newest key" in site.run("doctor", str(site.tree)).stdout
+
     mirror = tmp_path / "mirror"
     command = (
         *("replicate", "mirror", name, "--from", site.url, *site.credentials),
