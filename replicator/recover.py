@@ -224,14 +224,26 @@ class _Recovery:
             start = writer.position()[0]
             for lsn in self._source.feed(writer):
                 self._progress("fetching", lsn - start, self._held.next_lsn - start)
-            position = writer.position()
+            end = Lsn(writer.position()[0] - 1)
         finally:
             writer.close()
-        if position != (self._held.next_lsn, self._held.digest or position[1]):
+        self._check_fetched(end)
+        if end != self._store.config.foreign_lsn:
+            # Somebody wrote on meanwhile; or an earlier run got less.
+            self._store.config.foreign_lsn = end
+            self._store.save_config()
+
+    def _check_fetched(self, end: Lsn) -> None:
+        """BadShipment unless all is there that the source told of."""
+        told = Lsn(self._held.next_lsn - 1)
+        with Journal(self._store) as journal, journal.snapshot() as snapshot:
+            place = snapshot.batch_of(told) if told <= end else None
+        digest = self._held.digest
+        if place is None or place.last_lsn != told or digest not in (None, place.digest):
             raise BadShipment(
-                f"the journal that came ends at LSN {position[0] - 1}, not with the batch that "
-                f"{self._source.name} told of (LSN {self._held.next_lsn - 1})",
-                "check the replica: cdpfs verify --store; then run the recovery again",
+                f"the journal that came ends at LSN {end} and does not have the batch that "
+                f"{self._source.name} told of (up to LSN {told})",
+                "check the replica at the vault: cdpfs vault verify; then run it again",
             )
 
     # --- the tree -------------------------------------------------------------------------------

@@ -313,6 +313,9 @@ class Drill:
         rows = {row["line"]: row for row in self._list()}
         assert set(rows) == {"main", parted["line"]}, rows
         assert rows[parted["line"]]["parted"]["lsn"] == parted["lsn"]
+        assert rows["main"]["visible_lsn"] > self.second.store.config.foreign_lsn, rows
+        listed = self.vault.command("list", "--root", str(self.vault.root))
+        assert f"history parted from main after LSN {parted['lsn']}" in listed, listed
         self._say(f"    {next(line for line in text.splitlines() if 'parted' in line)}")
         self._check_line(self.first, parted["line"])
         self._check_line(self.second, "main")

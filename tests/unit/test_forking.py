@@ -12,8 +12,17 @@ import pytest
 import trio
 
 from replicator.forking import parting_text, read_parting
+from replicator.key_file import create_key_file
+from replicator.recover import Wish, recover
 from replicator.running import Replicator
-from replicator.settings import LinkSettings, ReplicaSettings, load_settings, save_settings
+from replicator.sealed_source import SealedFolder, SealedSource
+from replicator.settings import (
+    LinkSettings,
+    ReplicaSettings,
+    SealSettings,
+    load_settings,
+    save_settings,
+)
 from replicator.status import read_status
 from replicator.vault.lines import read_origin
 from replicator.vault.root import VaultRoot
@@ -55,10 +64,11 @@ class Sending:
         self._token.touch(0o600)
         self._token.write_text(token)
 
-    def send(self, store: Store) -> None:
+    def send(self, store: Store, key_file: str = "") -> None:
         if load_settings(store.root) is None:
             link = LinkSettings(url=self._server.url, token_file=str(self._token))
-            save_settings(store.root, ReplicaSettings(link=link))
+            seal = SealSettings(key_file=key_file)
+            save_settings(store.root, ReplicaSettings(link=link, seal=seal))
         with contextlib.closing(Replicator(store)) as replicator:
             trio.run(replicator.run, -1, True)
 
@@ -96,6 +106,24 @@ def test_the_machine_that_comes_second_gets_a_line_of_its_own(
     assert server.root.lines(machines.uuid) == ["main", line]
     for name in ("main", line):
         assert verify(sending.replica(machines.one, name)).sound
+
+
+@pytest.mark.expects_warnings
+def test_sealed_histories_part_as_well_and_both_come_back_with_the_key(
+    machines: TwoMachines, server: VaultServer, sending: Sending, tmp_path: Path
+) -> None:
+    key = str(tmp_path / "key")
+    ring = create_key_file(Path(key))
+    sending.send(machines.one, key)
+    sending.send(machines.other, key)
+    settings = load_settings(machines.other.root)
+    assert settings is not None
+    lines = server.root.lines(machines.uuid)
+    assert lines == ["main", settings.link.line]
+    for line, origin in zip(lines, (machines.one, machines.other), strict=True):
+        source = SealedSource(SealedFolder(server.root), machines.uuid, line, ring)
+        done = recover(source, Wish(str(tmp_path / line / "tree"), tmp_path / line / "store"))
+        same_history(origin, done.store)
 
 
 @pytest.mark.expects_warnings

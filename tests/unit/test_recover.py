@@ -24,7 +24,7 @@ from store.journal import Journal
 from store.relocation import read_relocation, refuse_short, refuse_unfinished
 from store.types import ROOT, Lsn
 from store.volume import Store
-from tests.unit.shipping import BRANCH, make_history, same_history, shipments
+from tests.unit.shipping import BRANCH, all_batches, make_history, same_history, shipments
 from tests.unit.two_machines import TwoMachines, receive
 from tests.unit.vault_server import VaultServer
 
@@ -225,6 +225,39 @@ def test_a_replica_that_has_less_than_it_says_is_refused(
     with pytest.raises(BadShipment, match="ends at LSN 0"):
         recover(Short(VaultFolder(vault, "branch", "main")), machine.wish())
     assert not machine.directory.exists()
+
+
+class Growing:
+    """A source that is written to while it is read: the machine was not lost after all."""
+
+    name = "a vault in use"
+
+    def __init__(self, source: JournalSource, told: Held) -> None:
+        self._source, self._told = source, told
+
+    def held(self) -> Held:
+        return self._told
+
+    def feed(self, writer: LineWriter) -> Iterator[Lsn]:
+        yield from self._source.feed(writer)
+
+
+def test_a_replica_that_grows_meanwhile_is_taken_as_far_as_it_came(
+    vault: VaultRoot, origin: Store, machine: NewMachine
+) -> None:
+    source = VaultFolder(vault, "branch", "main")
+    batch = all_batches(origin)[2]
+    told = source.held()._replace(next_lsn=Lsn(batch.ops[-1].lsn + 1), digest=batch.digest)
+    machine.check(recover(Growing(source, told), machine.wish()), origin)
+
+
+def test_a_replica_of_another_history_than_it_says_is_refused(
+    vault: VaultRoot, origin: Store, machine: NewMachine
+) -> None:
+    source = VaultFolder(vault, "branch", "main")
+    told = source.held()._replace(digest=b"1" * 32)
+    with pytest.raises(BadShipment, match="does not have the batch"):
+        recover(Growing(source, told), machine.wish())
 
 
 def test_an_empty_replica_is_no_way_back(
