@@ -36,6 +36,7 @@ from bench import (
     tpcb,
     vault,
     vault_restoring,
+    wan,
     writes,
 )
 from bench.compare import Comparer
@@ -60,6 +61,7 @@ STUDIES: tuple[Study, ...] = (
     *shipping.STUDIES,
     *tpcb.STUDIES,
     *vault.STUDIES,
+    *wan.STUDIES,
 )
 PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "bench-out" / "results.json"

@@ -40,6 +40,12 @@ DEAD_LINE_MS = 60_000
 """A connection is given up when what was sent is not acknowledged for so long. A full queue before
 a slow line may take ten seconds; a router that was started anew takes most of a minute."""
 
+LONGEST_REPEAT_MS = 8_000
+"""What is not acknowledged is sent again after so long at the most. Without this, a line that comes
+back after a minute would stay silent for up to another one. Longer than a queue may delay."""
+_TCP_RTO_MAX_MS = 44
+"""linux/tcp.h, since Linux 6.15; unknown to Python's socket module."""
+
 UNSENT_S = 0.2
 MAX_UNSENT_BYTES = 256 << 10
 CORRECT_S = 0.05
@@ -154,6 +160,8 @@ def _set_options(connection: trio.socket.SocketType) -> None:
     connection.setsockopt(tcp, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
     connection.setsockopt(tcp, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
     connection.setsockopt(tcp, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    with contextlib.suppress(OSError):  # an older kernel
+        connection.setsockopt(tcp, _TCP_RTO_MAX_MS, LONGEST_REPEAT_MS)
 
 
 class _Stream(httpcore.AsyncNetworkStream):

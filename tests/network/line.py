@@ -6,10 +6,10 @@ root and iproute2 (`scripts/setup --dev` installs it); `missing` says what is no
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -197,14 +197,11 @@ def _count(device: str) -> None:
     """Sample until the standard input ends."""
     samples = []
     with open(f"/sys/class/net/{device}/statistics/tx_bytes") as file:
-        os.set_blocking(sys.stdin.fileno(), False)
-        end = io.FileIO(sys.stdin.fileno(), closefd=False)
-        while end.read(1) is None:
+        while not select.select([sys.stdin], [], [], SAMPLE_S)[0]:
             file.seek(0)
             # The time goes with the count: both are taken while nothing else is done.
             count, now = int(file.read()), time.monotonic()
             samples.append((now, count))
-            time.sleep(SAMPLE_S)
     json.dump(samples, sys.stdout)
 
 
