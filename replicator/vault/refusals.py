@@ -16,6 +16,7 @@ STATUSES: Final[dict[type[Exception], int]] = {
     errors.BadRequest: 400,
     errors.BadToken: 401,
     errors.Refused: 403,
+    errors.Sealed: 403,
     errors.NotHere: 404,
     errors.UnknownVolume: 404,
     errors.TooSlow: 408,
