@@ -93,3 +93,40 @@ def test_after_a_pause_and_a_cut_the_same_shipment_goes_on(tmp_path: Path) -> No
         said = hosts.status()
     # One unit of resuming may go twice, and no more.
     assert said["wire_sent_bytes"] < 1.5 * 200_000 + 50_000
+
+
+def test_two_volumes_share_the_hosts_limit_by_weight_and_one_alone_gets_all(tmp_path: Path) -> None:
+    limit_bps = 400 * KBIT
+    with two_hosts(1 * MBIT, tmp_path) as hosts:
+        other = hosts.second_tree("other")
+        try:
+            hosts.replicate()
+            hosts.replicate(other)
+            hosts.run("throttle", "weight", "3", str(other))
+            hosts.run("throttle", "400k", "--host")
+            with Counter(hosts.line.site) as counter:
+                for tree in (hosts.tree, other):
+                    hosts.work("work", 3 << 20, tree)
+                for tree in (hosts.tree, other):
+                    hosts.until("state", "sending", tree)
+                time.sleep(CHANGE_S)
+                both_s, before = time.monotonic(), sent_by(hosts, other)
+                time.sleep(WINDOW_S + 2)
+                alone_s, after = time.monotonic(), sent_by(hosts, other)
+                hosts.run("throttle", "pause", str(other))
+                paused_s = time.monotonic()
+                time.sleep(CHANGE_S + 8)
+                stop_s = time.monotonic()
+        finally:
+            hosts.leave(other)
+    assert counter.most(WINDOW_S) <= TOO_MUCH * limit_bps
+    check(counter, limit_bps, both_s, alone_s)
+    mine, others = (later - sooner for sooner, later in zip(before, after, strict=True))
+    print(f"by weight 1 and 3: {mine} and {others} bytes")
+    assert 2.5 < others / mine < 3.5
+    assert counter.rate(paused_s + CHANGE_S, stop_s) >= ENOUGH * limit_bps
+
+
+def sent_by(hosts: TwoHosts, other: Path) -> tuple[int, int]:
+    """What each of the two volumes has put on the line."""
+    return hosts.status()["wire_sent_bytes"], hosts.status(other)["wire_sent_bytes"]

@@ -75,10 +75,22 @@ class TwoHosts(ProtectedTree):
         """Mount, with the site's network."""
         self.at_site("protect", str(self.tree), *(options or RING))
 
-    def replicate(self) -> None:
-        """Begin to replicate, and wait until the vault has what there is."""
+    def second_tree(self, name: str) -> Path:
+        """Protect another directory in the same way; `leave` it at the end."""
+        tree = self.top / name
+        tree.mkdir()
+        self.at_site("protect", str(tree), *RING)
+        return tree
+
+    def leave(self, tree: Path) -> None:
+        """Take the mount of a second tree away."""
+        subprocess.run(["fusermount3", "-uz", str(tree)], check=False)
+
+    def replicate(self, tree: Path | None = None) -> None:
+        """Begin to replicate."""
+        where = str(tree or self.tree)
         self.at_site(
-            *("replicate", "start", str(self.tree), "--to", self.url, "--ca", str(self._ca)),
+            *("replicate", "start", where, "--to", self.url, "--ca", str(self._ca)),
             *("--token-file", str(self._token)),
         )
 
@@ -86,9 +98,9 @@ class TwoHosts(ProtectedTree):
         """Until the vault has everything."""
         self.run("replicate", "wait", str(self.tree))
 
-    def status(self) -> dict[str, Any]:
+    def status(self, tree: Path | None = None) -> dict[str, Any]:
         """How replication is."""
-        said: dict[str, Any] = self.json("replicate", "status", str(self.tree))
+        said: dict[str, Any] = self.json("replicate", "status", str(tree or self.tree))
         return said
 
     def throttle(self, *words: str) -> float:
@@ -96,17 +108,17 @@ class TwoHosts(ProtectedTree):
         self.run("throttle", *words, str(self.tree))
         return time.monotonic()
 
-    def until(self, key: str, value: object) -> dict[str, Any]:
+    def until(self, key: str, value: object, tree: Path | None = None) -> dict[str, Any]:
         """Ask until the replicator says so; how replication is then."""
         while True:
-            said = self.status()
+            said = self.status(tree)
             if said[key] == value:
                 return said
             time.sleep(LOOK_S)
 
-    def work(self, name: str, size_bytes: int) -> None:
+    def work(self, name: str, size_bytes: int, tree: Path | None = None) -> None:
         """Write what can't be made smaller."""
-        with open(self.tree / name, "wb", buffering=0) as file:
+        with open((tree or self.tree) / name, "wb", buffering=0) as file:
             while size_bytes > 0:
                 size_bytes -= file.write(os.urandom(min(size_bytes, 1 << 20)))
 
