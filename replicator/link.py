@@ -48,7 +48,9 @@ from replicator.wire import (
 PIECE_BYTES = 16 << 10
 """Of a shipment's bytes are handed over at a time; progress is told after each."""
 
-CONNECT_S = 30.0
+CONNECT_S = 15.0
+"""TCP asks after 1, 3, 7 and 15 seconds; a new try is sooner than its next ones."""
+
 WRITE_S = 60.0
 """So long may one piece take once it may go; a line this slow is as good as down."""
 ANSWER_S = 180.0

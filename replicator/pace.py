@@ -13,7 +13,7 @@ from collections.abc import Callable
 import trio
 
 FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 15.0
 CHANGE_PAUSE_S = 1.0
 """Changes of the network are told at most this often."""
 

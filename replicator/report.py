@@ -35,6 +35,7 @@ class Report:
         self._wire_sent_bytes = self._wire_received_bytes = 0
         self._state: State = "connecting"
         self._rate = RateMeter()
+        self._moved_at = time.monotonic()
         self._error = self._hint = ""
         self._hello: Hello | None = None
         self._clock_ahead_s: float | None = None
@@ -50,9 +51,15 @@ class Report:
             if self._error:
                 log.info("the vault takes what is sent again")
             self._error = self._hint = ""
+        self._moved_at = time.monotonic()
         if state != self._state:
             self._state = state
             self.changed.ring()
+
+    @property
+    def still_s(self) -> float:
+        """Since when nothing has gone out and nothing was acknowledged."""
+        return time.monotonic() - self._moved_at
 
     def failed(self, state: State, error: Exception) -> None:
         """A connection ended with `error`. It is logged once, not at each try."""
@@ -77,6 +84,7 @@ class Report:
     def sent(self, count: int) -> None:
         """So many bytes of a shipment have gone out."""
         self.sent_bytes += count
+        self._moved_at = time.monotonic()
 
     def tick(self, wire_sent_bytes: int, wire_received_bytes: int) -> None:
         """Once a second or so: what went over the connection until now, everything counted."""

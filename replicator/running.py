@@ -43,6 +43,12 @@ STATUS_ANYWAY_S = 20.0
 STATUS_PAUSE_S = 0.05
 """The status is written at most this often."""
 
+FAST_BPS = 1e6
+"""From here on a line is fast: what it carries is worth less than being close behind."""
+
+STILL_S = 2.0
+"""A connection that has carried nothing for so long may be dead when the network changes."""
+
 LOCK_NAME = "replicator.lock"
 FileState: TypeAlias = tuple[int, int, int] | None
 
@@ -63,9 +69,10 @@ class Replicator:
         self._thread = trio.CapacityLimiter(1)
         self._report = Report()
         self._backlog = Backlog(self._journal, self._page)
+        self._outgoing = Outgoing(store, self._journal)
         self._sender = Sender(
             store,
-            Outgoing(store, self._journal),
+            self._outgoing,
             self._backlog,
             self._report,
             self._open_link,
@@ -96,7 +103,7 @@ class Replicator:
             nursery.start_soon(self._stop_on_signal, scope)
             if line_fd >= 0:
                 nursery.start_soon(self._listen, line_fd, scope)
-            nursery.start_soon(watch_network, self._sender.retry.ring)
+            nursery.start_soon(watch_network, self._network_changed)
             nursery.start_soon(self._watch_page)
             nursery.start_soon(self._watch_settings)
             nursery.start_soon(self._write_status)
@@ -169,12 +176,23 @@ class Replicator:
             self._throttle.follow(settings)
         self._report.changed.ring()
 
+    def _network_changed(self) -> None:
+        """Try at once; and give up a connection on which nothing moves.
+
+        TCP asks again with pauses that grow to minutes, and does not hear that the line is back.
+        """
+        self._sender.retry.ring()
+        if self._report.state == "sending" and self._report.still_s >= STILL_S:
+            log.info("the network has changed while nothing moved: connecting anew")
+            self._conversation.cancel()
+
     async def _watch_page(self) -> None:
         indexed = -1
         while True:
             self._backlog.note()
-            if self._report.state == "idle":
-                # The indexer commits more often for one who has everything else.
+            if self._report.state == "idle" and self._outgoing.chooser.line_bps >= FAST_BPS:
+                # The indexer commits more often for one who has everything else. On a thin line
+                # that is not worth the headers of more shipments.
                 self._page.awaited_ns = time.time_ns()
             now = self._page.indexed_lsn
             if now != indexed:

@@ -49,7 +49,7 @@ READ_BYTES = 4 << 20
 """Log read at a time: between two reads the indexer is ready to commit."""
 
 COMMIT_NS = 1_000_000_000
-AWAITED_NS = 500_000_000
+AWAITED_NS = 300_000_000
 """Age of a batch, and between commits, while a consumer waits for what comes: its lag is that."""
 
 AWAITED_FRESH_NS = 3_000_000_000
