@@ -329,10 +329,10 @@ async def describe_volume(
 ) -> tuple[Hello, Position]:
     """Introduce the volume to its vault: who that is, and what it holds of the line."""
     hello = await link.hello()
-    position = await link.describe(store.uuid, description_of(store, settings))
     if settings.link.line != MAIN_LINE:
-        position = await link.position(store.uuid, settings.link.line)
-    return hello, position
+        # The volume is that of the machine which writes its main line, and so are its words.
+        return hello, await link.position(store.uuid, settings.link.line)
+    return hello, await link.describe(store.uuid, description_of(store, settings))
 
 
 def description_of(store: Store, settings: ReplicaSettings | None) -> Description:

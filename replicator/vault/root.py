@@ -8,6 +8,7 @@ Blocking calls; any thread. It knows nothing of HTTP and of who may do what.
     R/sites/NAME.toml            who may do what (`sites`)
     R/volumes/UUID/about.toml    whose volume it is, and what its site says of it
     R/volumes/UUID/LINE/         a store: one line of the volume's history, without an intake log
+    R/volumes/UUID/LINE/origin.json  where the line parts from which; not of the first (`lines`)
     R/volumes/UUID/LINE/incoming/  the shipment that is half received (`spool`)
 
 A volume is there when its `about.toml` is, a line when its `volume.toml` is.
