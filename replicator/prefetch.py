@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, NamedTuple
 
+from replicator.errors import PastRefused
 from replicator.reading_wire import Range
 
 MAX_WINDOW_BYTES: Final = 48 << 20
@@ -76,7 +77,10 @@ class Prefetch:
         self._pool.shutdown(cancel_futures=True)
 
     def get(self, wanted: Range) -> bytes | None:
-        """The bytes of a range that was to come; None if it was not. Raises what fetching did."""
+        """The bytes of a range that was to come; None if it was not, or could not be told.
+
+        Raises what fetching raised.
+        """
         place = self._order.get(wanted.node)
         if place is None:
             return None
@@ -90,7 +94,10 @@ class Prefetch:
                     self._changed.wait()
             self._drop(number)
             load = self._loads[0]
-        data = load.bytes_of.result()[load.ranges.index(wanted)]
+        try:
+            data = load.bytes_of.result()[load.ranges.index(wanted)]
+        except PastRefused:
+            return None  # one of them can't be told; by itself it is found out which
         if wanted == load.ranges[-1]:
             with self._changed:
                 if self._loads and self._loads[0] is load:

@@ -126,6 +126,7 @@ class RemoteVault:
         self._url = settings.url.rstrip("/")
         self._pace = Pace(rate_bytes_s)
         self.speed = Speed()
+        self._gone = threading.Event()
         self._piece_bytes = 16 << 10 if rate_bytes_s else 1 << 20
         token = read_token(settings.token_file) if settings.token_file else ""
         limits = httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=300)
@@ -148,6 +149,10 @@ class RemoteVault:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def give_up(self) -> None:
+        """Try nothing again any more: whoever asked for it is gone."""
+        self._gone.set()
 
     def close(self) -> None:
         """Hang up."""
@@ -179,7 +184,7 @@ class RemoteVault:
         """An answer of lines, each as it comes. When it breaks off it is asked for again, and goes
         on behind the lines that were given."""
         given = 0
-        troubles = _Troubles()
+        troubles = _Troubles(self._gone)
         while True:
             count = 0
             try:
@@ -188,7 +193,7 @@ class RemoteVault:
                     count += 1
                     if count > given:
                         given = count
-                        troubles = _Troubles()
+                        troubles = _Troubles(self._gone)
                         yield row
                 return
             except (Damaged, ReplicationError) as error:
@@ -232,7 +237,7 @@ class RemoteVault:
     # --- HTTP ------------------------------------------------------------------------------------
 
     def _patiently(self, ask: Callable[[], _Message], patience_s: float = PATIENCE_S) -> _Message:
-        troubles = _Troubles(patience_s)
+        troubles = _Troubles(self._gone, patience_s)
         while True:
             try:
                 return ask()
@@ -336,7 +341,8 @@ class RemoteVault:
 class _Troubles:
     """What went wrong with one request so far."""
 
-    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, gone: threading.Event, patience_s: float = PATIENCE_S) -> None:
+        self._gone = gone
         self._patience_s = patience_s
         self._since_s = time.monotonic()
         self._pause_s = FIRST_PAUSE_S
@@ -359,7 +365,8 @@ class _Troubles:
                     "the line or a program on it damages data: use TLS, or another line",
                 ) from error
             raise error
-        time.sleep(self._pause_s * random.uniform(0.7, 1.3))
+        if self._gone.wait(self._pause_s * random.uniform(0.7, 1.3)):
+            raise LinkDown("nobody waits for it any more") from error
         self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
 
 

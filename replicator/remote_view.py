@@ -9,11 +9,12 @@ came (about 500 bytes each), MAX_ENTRIES at the most; beyond that it asks again.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from replicator.errors import PastRefused
+from replicator.errors import BadShipment, PastRefused
 from replicator.prefetch import FileToCome, Prefetch
 from replicator.reading_wire import (
     MAX_RANGE_BYTES,
@@ -22,7 +23,7 @@ from replicator.reading_wire import (
     Failure,
     Range,
     State,
-    decode_name,
+    decode_path,
     encode_name,
     node_state,
     xattrs_of,
@@ -59,6 +60,7 @@ class RemoteView:
         self._when = format_time(time_ns)
         self._entries: dict[NodeId, Entry] = {}
         self._listings: dict[NodeId, list[tuple[bytes, NodeId]] | Failure] = {}
+        self._above: dict[NodeId, NodeId] = {}
         self._areas: dict[NodeId, list[tuple[int, int]]] = {}
         self._local: dict[tuple[int, int, int], bytes] = {}
         self._prefetch: Prefetch | None = None
@@ -82,7 +84,7 @@ class RemoteView:
         except PastRefused as error:
             if error.kind == "NoSuchNode":
                 raise NoSuchNode(node, self._lsn) from error
-            raise
+            raise NotTold(str(error), error.hint) from error
 
     def lookup(self, directory: NodeId, name: bytes) -> NodeState | None:
         """None if nothing did."""
@@ -128,7 +130,8 @@ class RemoteView:
 
     def _entry(self, node: NodeId) -> Entry:
         """A node by itself."""
-        entry: Entry = self._message("entry", Entry, node=node)
+        with _telling():
+            entry: Entry = self._message("entry", Entry, node=node)
         if len(self._entries) < MAX_ENTRIES:
             self._entries[node] = entry
         return entry
@@ -139,18 +142,20 @@ class RemoteView:
         paths = {b"": top}
         current: bytes | None = None
         for row in self._rows(top, deep=True):
-            path = decode_name(row.path)
+            path = decode_path(row.path)
             if isinstance(row, Failure):
-                self._listings[paths[path]] = row
+                self._listings[_known(paths, path)] = row
                 continue
             above, _slash, name = path.rpartition(b"/")
+            _known(paths, above if name else None)
             if above != current:
                 names, current = [], above
                 self._listings[paths[above]] = names
             node = NodeId(row.state.node)
             names.append((name, node))
             self._entries[node] = row
-            if row.state.mode & 0o170000 == 0o040000:
+            if stat.S_ISDIR(row.state.mode):
+                self._place(node, paths[above])
                 paths[path] = node
             if len(self._entries) >= MAX_ENTRIES:
                 self._listings.pop(paths[above], None)  # the rest of it does not come any more
@@ -171,12 +176,22 @@ class RemoteView:
         for row in self._rows(directory, deep=False):
             if isinstance(row, Failure):
                 return row
-            names.append((decode_name(row.path), NodeId(row.state.node)))
+            name = decode_path(row.path)
+            if b"/" in name or not name:
+                raise BadShipment("the vault told a name that is none", _MISTRUST)
+            if stat.S_ISDIR(row.state.mode):
+                self._place(NodeId(row.state.node), directory)
+            names.append((name, NodeId(row.state.node)))
             if len(self._entries) < MAX_ENTRIES:
                 self._entries[NodeId(row.state.node)] = row
         if len(self._entries) < MAX_ENTRIES:
             self._listings[directory] = names
         return names
+
+    def _place(self, node: NodeId, above: NodeId) -> None:
+        """A directory stands in one other: a tree that says otherwise would have no end."""
+        if self._above.setdefault(node, above) != above or node in (above, ROOT):
+            raise BadShipment("the vault told a tree that is none", _MISTRUST)
 
     def _rows(self, node: NodeId, deep: bool) -> Iterator[Entry | Failure]:
         params = self._params(node=node, deep=int(deep))
@@ -193,14 +208,22 @@ class RemoteView:
         if wanted is not None and self._prefetch is not None:
             data = self._prefetch.get(wanted)
             if data is not None:
-                return data
+                return self._checked(node, start, size, data)
         parts = []
         for at in range(start, start + size, MAX_RANGE_BYTES):
             length = min(MAX_RANGE_BYTES, start + size - at)
-            parts += self._fetch([Range(node, at, length)])
+            with _telling():
+                parts += self._fetch([Range(node, at, length)])
             if len(parts[-1]) < length:
                 break
-        return b"".join(parts)
+        return self._checked(node, start, size, b"".join(parts))
+
+    def _checked(self, node: NodeId, start: int, size: int, data: bytes) -> bytes:
+        """NotTold when the file is shorter than the vault said."""
+        known = self._entries.get(node)
+        if known is not None and len(data) < min(size, max(known.state.size_bytes - start, 0)):
+            raise NotTold(f"node {node}: the vault gives fewer bytes than the file has")
+        return data
 
     def _fetch(self, ranges: list[Range]) -> list[bytes]:
         return self._vault.contents(self._line, self._lsn, ranges)
@@ -226,7 +249,8 @@ class RemoteView:
     def _ask_areas(self, node: NodeId) -> Iterator[tuple[int, int]]:
         start: int | None = 0
         while start is not None:
-            said: Areas = self._message("areas", Areas, node=node, start=start)
+            with _telling():
+                said: Areas = self._message("areas", Areas, node=node, start=start)
             yield from said.areas
             start = said.next
 
@@ -240,6 +264,9 @@ class RemoteView:
         )
         try:
             yield
+        except BaseException:
+            self._vault.give_up()
+            raise
         finally:
             prefetch, self._prefetch = self._prefetch, None
             prefetch.close()
@@ -259,6 +286,25 @@ class RemoteView:
 
     def _message(self, what: str, kind: Any, **params: Any) -> Any:
         return self._vault.message(self._line.url(what), self._params(**params), kind)
+
+
+_MISTRUST = "nothing more was restored; see to the vault, it may be damaged or not yours"
+
+
+def _known(paths: dict[bytes, NodeId], path: bytes | None) -> NodeId:
+    """The directory at a path that was told before; None: of an entry without a name."""
+    if path is None or path not in paths:
+        raise BadShipment("the vault told entries of a directory that is not there", _MISTRUST)
+    return paths[path]
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    """What can't be told of one file must not end everything: NotTold is met file by file."""
+    try:
+        yield
+    except PastRefused as error:
+        raise NotTold(str(error), error.hint) from error
 
 
 def _read_local(path: bytes, start: int, size: int) -> bytes:
