@@ -49,7 +49,9 @@ def mirror(
                 reached = writer.position()[0] - 1
     say(f"mirrored  {path_text(held.description.name)}  up to LSN {reached}  in  {path_text(root)}")
     say(f"  next: cdpfs vault mount --root {path_text(root)} {held.uuid} DIR")
-    say(f"    or: cdpfs restore PATH --at MOMENT --to DEST --store {path_text(str(store.root))}")
+    say(
+        f"    or: cdpfs restore PATH --at M --to DEST --root {path_text(root)} --volume {held.uuid}"
+    )
 
 
 def try_key(volume: str | None, origin: str, key_file: str, line: str, **link: str | None) -> None:

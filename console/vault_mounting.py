@@ -16,6 +16,7 @@ from console.errors import ConsoleError, WrongUse
 from console.exit_codes import ExitCode
 from console.output import say
 from fsd.mountpoint import FILESYSTEM_NAME, mounts
+from replicator.errors import Sealed
 from replicator.recover_disk import find_volume
 from replicator.vault.root import VaultRoot
 from replicator.wire import MAIN_LINE
@@ -77,8 +78,5 @@ def replica_store(root: Path, volume: str, line: str | None) -> Store:
     vault = VaultRoot.open(root)
     uuid = find_volume(vault, volume)
     if vault.volume(uuid).description.sealed:
-        raise WrongUse(
-            f"{volume} is sealed: this vault can't read it",
-            "open it where its key is, into a mirror: cdpfs replicate mirror",
-        )
+        raise Sealed(f"{volume} is sealed: this vault can't read it")
     return vault.store(uuid, line or MAIN_LINE)

@@ -112,7 +112,7 @@ def test_a_sealed_volume_lives_at_a_vault_that_cannot_read_it(site: Site, tmp_pa
     name = row["name"]
     site.run(
         *("vault", "mount", "--root", str(site.root), name, str(tmp_path / "mnt")),
-        code=ExitCode.USAGE,
+        code=ExitCode.PERMISSION,
     )
 
     drill = ("--from", site.url, *site.credentials, "--volume", name)
@@ -132,12 +132,13 @@ def test_a_sealed_volume_lives_at_a_vault_that_cannot_read_it(site: Site, tmp_pa
         *("--root", str(mirror), "--key-file", key),
     )
     site.run(*command)
-    store = mirror / "volumes" / row["volume"] / "main"
     for at, expected in ((moment, SECRET), (f"@lsn:{row['next_lsn'] - 1}", b"spoilt")):
         out = tmp_path / at.replace(":", "-")
-        site.run(
-            *("restore", "recipe", "--at", at, "--exact", "--to", str(out), "--store", str(store))
-        )
+        restore = ("restore", "recipe", "--at", at, "--exact", "--to", str(out), "--volume", name)
+        for sealed in (("--root", str(site.root)), ("--from", site.url, *site.credentials)):
+            refused = site.run(*restore, *sealed, code=ExitCode.PERMISSION).stderr.decode()
+            assert "is sealed" in refused and "cdpfs replicate recover, or mirror" in refused
+        site.run(*restore, "--root", str(mirror))
         assert out.read_bytes() == expected
     (site.tree / "more").write_bytes(b"more")
     site.run("replicate", "wait", str(site.tree))
