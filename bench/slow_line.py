@@ -79,7 +79,9 @@ class SlowLine:
 
     def over_there(self) -> tuple[str, ...]:
         """What goes before a command that is to run on the other host."""
-        return ("ip", "netns", "exec", self._namespace)
+        # `ip netns exec` would make a mount namespace too, and so a copy of every mount there is:
+        # no FUSE mount that is taken away meanwhile would come to its end before the command does.
+        return ("nsenter", f"--net=/run/netns/{self._namespace}")
 
     def set_rate(self, bits_s: int | None) -> None:
         """As many bits per second in each direction; None: as fast as it goes."""
