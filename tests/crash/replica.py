@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import zip_longest
 
 from store.journal import Journal
 from store.types import Lsn
 from store.volume import Store
+from tests.volume import Volume
 
 MOST_LINES = 10
+POLL_S = 0.02
 
 
 def differences(source: Store, replica: Store, start: int = 1) -> list[str]:
@@ -42,3 +45,11 @@ def newest_lsn(store: Store) -> int:
     """How far its journal has come."""
     with Journal(store) as journal:
         return int(journal.indexed_lsn)
+
+
+def wait_until_replicated(volume: Volume) -> None:
+    """The vault has all that a mounted volume has logged until now."""
+    lsn = volume.sync()
+    volume.call("replicate")
+    while (volume.call("status")["replication"] or {}).get("acked_lsn", -1) < lsn:
+        time.sleep(POLL_S)

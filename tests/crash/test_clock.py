@@ -13,7 +13,9 @@ from store.journal import Journal
 from store.types import Lsn
 from store.verify import verify
 from tests.crash import copies
+from tests.crash.far_end import FarVault
 from tests.crash.fault_bench import FOLDER
+from tests.crash.replica import differences, wait_until_replicated
 from tests.crash.victim import Victim
 from tests.volume import SOURCE
 from timetravel.history import history
@@ -90,3 +92,27 @@ def test_a_jump_ahead_and_back_is_told_and_loses_nothing(timed: Timed) -> None:
         newest = copies.of_view(View(journal, journal.indexed_lsn))
     assert copies.differences(newest, copies.of_tree(timed.backing)) == []
     assert verify(timed.store).findings == []
+
+
+def test_a_replica_follows_whatever_the_clocks_say(timed: Timed, tmp_path: Path) -> None:
+    vault = FarVault(tmp_path / "far")
+    try:
+        vault.start()
+        vault.keep(timed.store)
+        for off_s in (0, DAY_S, -7200, 0):
+            timed.set(off_s)
+            (timed.tree / "file").write_text(f"{off_s} s off")
+            wait_until_replicated(timed)
+        timed.unmount()
+        timed.set(-DAY_S)
+        timed.mount_timed()
+        (timed.tree / "file").write_text("after another mount")
+        wait_until_replicated(timed)
+        replica = vault.store(timed.store)
+        assert differences(timed.store, replica) == []
+        with Journal(replica) as journal:
+            newest = copies.of_view(View(journal, journal.indexed_lsn))
+        assert copies.differences(newest, copies.of_tree(timed.tree)) == []
+        vault.stop()
+    finally:
+        vault.close()

@@ -16,9 +16,11 @@ import pytest
 from console.doctor import volume_findings, worst
 from console.exit_codes import ExitCode
 from store.journal import GapSpan, Journal
-from store.types import Lsn, TimeNs
+from store.types import ROOT, Lsn, TimeNs
 from store.verify import verify
 from tests.crash import copies
+from tests.crash.far_end import FarVault
+from tests.crash.replica import differences, wait_until_replicated
 from tests.crash.victim import Victim
 from timetravel.grade import Grade
 from timetravel.history import Event, history
@@ -175,6 +177,30 @@ def check_what_is_told(victim: Victim, gap: GapSpan) -> None:
         assert sum("went unlogged" in reason for reason in reasons) == 1
         versions = list(history(journal, b"old"))
         assert Event.UNLOGGED in versions[-1].events
+
+
+def test_a_replica_has_the_gap_and_what_was_found_after_it(cramped: Victim, tmp_path: Path) -> None:
+    vault = FarVault(tmp_path / "far")
+    try:
+        vault.start()
+        vault.keep(cramped.store)
+        into_the_gap(cramped)
+        change_everything(cramped.tree)
+        settle(cramped)
+        wait_until_replicated(cramped)
+        (cramped.tree / "new").write_text("after the gap")
+        cramped.call("seed", node=ROOT, subtree=True)
+        wait_until_replicated(cramped)
+        replica = vault.store(cramped.store)
+        assert differences(cramped.store, replica) == []
+        with Journal(replica) as journal, Journal(cramped.store) as source:
+            assert list(journal.gaps()) == list(source.gaps()) != []
+            newest = copies.of_view(View(journal, journal.indexed_lsn))
+        assert copies.differences(newest, copies.of_tree(cramped.tree)) == []
+        assert verify(replica).findings == []
+        vault.stop()
+    finally:
+        vault.close()
 
 
 def test_doctor_tells_a_gap_by_its_exit_code(cramped: Victim) -> None:
