@@ -317,6 +317,9 @@ def _root(error: BaseException) -> str:
     while seen is not None:
         while isinstance(seen, BaseExceptionGroup):
             seen = seen.exceptions[0]
+        if isinstance(seen, ssl.SSLError) and seen.reason:
+            # Its errno is OpenSSL's, not the system's.
+            return f"TLS failed: {seen.reason.replace('_', ' ').lower()}"
         if isinstance(seen, OSError) and seen.strerror and seen.errno:
             return os.strerror(seen.errno) if seen.errno > 0 else seen.strerror
         seen = seen.__cause__ or seen.__context__
