@@ -11,6 +11,7 @@ from xxhash import xxh3_64_intdigest
 
 from replicator import sealing
 from replicator.errors import BadShipment, KeyMissing
+from replicator.key_file import new_entropy
 from replicator.sealing import (
     ENTROPY_BYTES,
     HEADER_BYTES,
@@ -195,6 +196,31 @@ def test_fresh_entropy_never_makes_the_same_salt() -> None:
         for _ in range(500)
     }
     assert len(salts) == 500
+
+
+def _seal_in_child(count: int) -> list[bytes]:
+    """What a forked process makes of the same bytes, with entropy as its sender takes it."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            for _ in range(count):
+                made = seal_shipment(RING, ends(), b"same", new_entropy())
+                os.write(writing, read_header(made).salt)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as salts:
+        found = salts.read()
+    os.waitpid(child, 0)
+    return [found[at : at + 32] for at in range(0, len(found), 32)]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_sender_that_is_killed_and_started_again_and_again_repeats_no_salt() -> None:
+    """Each child begins with the same memory, as after a kill or a fork, and seals the same."""
+    salts = [salt for _ in range(20) for salt in _seal_in_child(10)]
+    assert len(salts) == len(set(salts)) == 200
 
 
 def test_a_header_that_lies_about_what_is_inside_is_noticed() -> None:

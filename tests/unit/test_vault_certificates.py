@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from replicator.errors import BadSettings, BadToken, Refused
+from console import vaults
+from replicator.errors import BadRequest, BadSettings, BadToken, Refused, VaultExists
 from replicator.link import Link, tls_context
 from replicator.meter import BucketMeter
 from replicator.metered import transport
@@ -211,6 +212,31 @@ async def _hello(settings: LinkSettings) -> Hello:
     """As the sender asks: over a metered connection."""
     async with Link.open(settings, transport(BucketMeter(), tls_context(settings))) as link:
         return await link.hello()
+
+
+def test_the_commands_say_who_may_come_and_with_what(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], authority: Authority
+) -> None:
+    root = str(VaultRoot.create(tmp_path / "vault").path)
+    sites = Sites(VaultRoot.open(Path(root)).sites_dir)
+    shown = fingerprint(authority.client_ca.issue_cert("paris"))
+    vaults.add(root, "paris", "site", True, True)
+    assert '"token": null' in capsys.readouterr().out
+    vaults.add(root, "rome", "site", False, False)
+    capsys.readouterr()
+    with pytest.raises(VaultExists):
+        vaults.add(root, "rome", "site", True, False)
+    assert sites.get("paris").by_certificate and not sites.get("rome").by_certificate
+    vaults.certificate(root, "rome", True, None)
+    vaults.certificate(root, "paris", False, ":".join(shown[at : at + 2] for at in range(0, 64, 2)))
+    said = capsys.readouterr().out
+    assert "rome may come by certificate; 0 revoked" in said
+    assert "paris may not come by certificate; 1 revoked" in said
+    assert sites.get("paris").revoked == [shown] and sites.get("rome").by_certificate
+    with pytest.raises(BadRequest, match="no SHA-256 fingerprint"):
+        vaults.certificate(root, "paris", None, "ab:cd")
+    with pytest.raises(Refused):
+        vaults.certificate(root, "oslo", True, None)
 
 
 def test_a_key_that_others_can_read_or_that_has_a_password_is_not_used(
