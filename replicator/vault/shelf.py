@@ -6,18 +6,22 @@ HTTP and of who may read what.
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass
 
 from replicator.errors import Sealed
 from replicator.reading_wire import LineMessage, VolumeMessage
 from replicator.vault.root import VaultRoot, Volume
+from store.errors import StoreError
 from store.journal import Journal
 from store.types import Lsn
 from timetravel.errors import MomentInFuture
 from timetravel.head import Head, HeadTracker
 from timetravel.standing import BarrierSettings
 from timetravel.view import View
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +71,8 @@ class Shelf:
     def describe(self, volume: Volume) -> VolumeMessage:
         """A volume and where its lines stand."""
         about = volume.description
-        lines: list[LineMessage] = []
-        if not about.sealed:
-            names = self.root.lines(volume.uuid)
-            lines = [self._line(self.book(volume, name)) for name in names]
+        names = [] if about.sealed else self.root.lines(volume.uuid)
+        lines = list(filter(None, (self._line_or_none(volume, name) for name in names)))
         return VolumeMessage(
             uuid=volume.uuid,
             site=volume.site,
@@ -79,6 +81,14 @@ class Shelf:
             sealed=about.sealed,
             lines=lines,
         )
+
+    def _line_or_none(self, volume: Volume, name: str) -> LineMessage | None:
+        """One that can't be read must not keep the others from being told."""
+        try:
+            return self._line(self.book(volume, name))
+        except StoreError as error:
+            log.error("line %s of volume %s can't be read: %s", name, volume.uuid, error)
+            return None
 
     def _line(self, book: Book) -> LineMessage:
         head = self.head(book)

@@ -325,4 +325,16 @@ def test_a_sealed_volume_is_not_read_here(library: Library) -> None:
     found = decoded(library.client.http.get("/v1/volumes"), list[VolumeMessage])
     assert [volume.sealed for volume in found if volume.uuid == uuid] == [True]
     answer = library.client.http.get(f"/v1/volumes/{uuid}/tree?lsn=1")
-    assert refusal_in(answer, 400).kind == "Sealed"
+    assert refusal_in(answer, 403).kind == "Sealed"
+
+
+@pytest.mark.expects_warnings
+def test_a_line_that_can_not_be_read_does_not_hide_the_others(library: Library) -> None:
+    about = Description(name="broken", directory="/b", created_ns=1)
+    uuid = "cd" * 16
+    library.server.root.create_volume("branch", uuid, about)
+    index = library.server.root.store(uuid).index_dir
+    (index / "data.mdb").write_bytes(b"not LMDB" * 1000)
+    found = decoded(library.client.http.get("/v1/volumes"), list[VolumeMessage])
+    lines = {volume.name: len(volume.lines) for volume in found}
+    assert lines == {"branch": 1, "broken": 0}
