@@ -74,7 +74,8 @@ class Desk:
         await self._do(lambda line: line.begin(shipment, total_bytes, start))
         try:
             async for piece in pieces:
-                await self._do(partial(_append, piece))
+                if await self._append(piece):
+                    await self._do(lambda line: line.save())
         finally:
             with trio.CancelScope(shield=True):
                 await self._do(_pause)
@@ -85,6 +86,12 @@ class Desk:
             position = await self._do(lambda line: line.finish())
         self._finished.append(shipment)
         return position
+
+    async def _append(self, piece: bytes) -> bool:
+        """To what has arrived, in memory; is it time to save?"""
+        async with self._step:
+            assert self._line is not None
+            return self._line.append(piece)
 
     async def close(self) -> None:
         """Wait for the step that is at work, and let go of the files."""
@@ -102,10 +109,6 @@ class Desk:
         if self._line is None:
             self._line = self._open_line()
         return step(self._line)
-
-
-def _append(piece: bytes, line: Line) -> None:
-    line.append(piece)
 
 
 def _pause(line: Line) -> None:

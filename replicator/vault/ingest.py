@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Final, NamedTuple
 
 from replicator.errors import BadShipment, Forked, Gap
@@ -28,7 +31,7 @@ from replicator.shipment import (
     decode_shipment,
 )
 from store import batch, durable, segment
-from store.batch import NO_DIGEST, encode_batch
+from store.batch import NO_DIGEST, EncodedBatch, encode_batch
 from store.errors import DamagedError, InconsistentLog, StoreBusy
 from store.index import BatchPlace, IndexWriter
 from store.journal import Journal, Snapshot
@@ -41,6 +44,9 @@ from store.volume import Store, take_lock
 
 MAX_UNCOMMITTED_BYTES: Final = 64 << 20
 """Batches of a long shipment are committed when they have come to this."""
+
+ENCODED_AHEAD: Final = 2
+"""Batches that are made while one is indexed."""
 
 
 class Place(NamedTuple):
@@ -111,7 +117,8 @@ class LineWriter:
             check_place(snapshot, place)
             shipment = decode_shipment(data, JournalHeld(snapshot, place.first_lsn))
             new = list(missing_batches(snapshot, shipment))
-        self._append(new)
+        if new:
+            self._append(new)
 
     def add(self, batches: Iterable[ShippedBatch]) -> None:
         """As `take`, of batches that are at hand and follow from the newest one here."""
@@ -124,13 +131,11 @@ class LineWriter:
             self._stand()
         self._standing = False
         try:
-            for shipped in batches:
-                self._write(shipped)
-                # A line's first batch by itself: then an empty index beside batches means that
-                # the index was lost, and never that a power cut left them so (see `_adopt_rest`).
-                first = shipped.ops[0].lsn == 1
-                if first or self._segments.full or self._uncommitted_bytes >= MAX_UNCOMMITTED_BYTES:
-                    self._commit()
+            with closing(encoded_ahead(batches, self._index.last_digest)) as coming:
+                for shipped, encoded in coming:
+                    self._write(shipped, encoded)
+                    if self._due(shipped):
+                        self._commit()
             self._commit()
         except BaseException:
             self._index.abort()
@@ -138,14 +143,22 @@ class LineWriter:
             raise
         self._standing = True
 
-    def _write(self, shipped: ShippedBatch) -> None:
+    def _due(self, shipped: ShippedBatch) -> bool:
+        """Commit behind this batch, though others follow?
+
+        A line's first batch is committed by itself: then an empty index beside batches means that
+        the index was lost, and never that a power cut left them so (see `_adopt_rest`).
+        """
+        much = self._uncommitted_bytes >= MAX_UNCOMMITTED_BYTES
+        return shipped.ops[0].lsn == 1 or self._segments.full or much
+
+    def _write(self, shipped: ShippedBatch, encoded: EncodedBatch) -> None:
         """One batch to the index, uncommitted, and to the segment.
 
         The index comes first: what it refuses must not stand in the segment for a moment, where it
         would be whole and so be taken in after a crash.
         """
         check_times(shipped.ops)
-        encoded = encode_batch(shipped.ops, self._index.last_digest, site_digest=shipped.digest)
         header = encoded.header
         content = header.content_digest if header.folded else NO_DIGEST
         if header.digest != shipped.digest or content != shipped.content:
@@ -268,6 +281,32 @@ def _whole_batches(
             offset += header.total_bytes
     finally:
         durable.close_file(fd)
+
+
+def encoded_ahead(
+    batches: Iterable[ShippedBatch], previous: bytes
+) -> Generator[tuple[ShippedBatch, EncodedBatch], None, None]:
+    """The batches with their bytes, the first one behind `previous`. To be closed.
+
+    What comes next is compressed and hashed, which does not hold the GIL, while the one before is
+    indexed, which does. The digest that a batch states stands for it there: if it is wrong, that
+    batch is refused, and nothing of what follows it is used.
+    """
+    ahead: deque[tuple[ShippedBatch, Future[EncodedBatch]]] = deque()
+    with ThreadPoolExecutor(1, "encode") as pool:
+        try:
+            for shipped in batches:
+                made = pool.submit(encode_batch, shipped.ops, previous, site_digest=shipped.digest)
+                ahead.append((shipped, made))
+                previous = shipped.digest
+                if len(ahead) > ENCODED_AHEAD:
+                    shipped, made = ahead.popleft()
+                    yield shipped, made.result()
+            while ahead:
+                shipped, made = ahead.popleft()
+                yield shipped, made.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 # --- what a shipment says, against what is held ---------------------------------------------------

@@ -114,9 +114,12 @@ class Line:
         self._spool.begin(shipment, total_bytes)
 
     def append(self, data: bytes) -> bool:
-        """What arrived next; is the shipment complete? TooLarge, StoreFull, StoreFault."""
-        self._spool.append(data)
-        return self._spool.complete
+        """What arrived next; is it time to `save`? Does not block. TooLarge."""
+        return self._spool.append(data)
+
+    def save(self) -> None:
+        """Write down what has arrived. StoreFull, StoreFault."""
+        self._spool.save()
 
     @property
     def complete(self) -> bool:

@@ -105,6 +105,7 @@ def _in_pieces(line: Line, data: bytes, at: int, rng: random.Random) -> None:
     while at < len(data):
         stop = min(at + rng.randrange(1, len(data) // 2 + 2), len(data))
         line.append(data[at:stop])
+        line.save()
         at = stop
         if rng.random() < 0.5 and at < len(data):
             line.pause()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import BadRequest, BadShipment, TooLarge
-from replicator.vault.spool import Spool
+from replicator.vault.spool import SAVE_S, Spool
 from replicator.wire import MAX_SHIPMENT_BYTES, Partial, shipment_id
 from store import durable
 from store.errors import StoreFull
@@ -27,6 +27,7 @@ def folder(tmp_path: Path) -> Path:
 def receive(spool: Spool, stop: int, step: int = 10_000) -> None:
     for start in range(spool.begin(ID, len(DATA)), stop, step):
         spool.append(DATA[start : min(start + step, stop)])
+        spool.save()
 
 
 def test_a_shipment_in_one_piece_never_touches_the_disk(folder: Path) -> None:
@@ -100,13 +101,38 @@ def test_another_shipment_takes_the_place(folder: Path) -> None:
     spool.append(other[:100])
     spool.append(other[100:])
     assert spool.finish() == other
+    assert len(list(folder.iterdir())) == 0
+
+
+def test_it_is_time_to_save_now_and_then_while_more_is_to_come(folder: Path) -> None:
+    now = 0.0
+    spool = Spool.open(folder, lambda: now)
+    spool.begin(ID, len(DATA))
+    assert not spool.append(DATA[:1000])
+    now += SAVE_S
+    assert spool.append(DATA[1000:2000])
+    spool.save()
     assert len(list(folder.iterdir())) == 1
+    assert not spool.append(DATA[2000:3000])
+    now += SAVE_S
+    assert not spool.append(DATA[3000:])
+    assert spool.finish() == DATA
+
+
+def test_what_was_not_saved_is_lost_with_a_kill_and_asked_for_again(folder: Path) -> None:
+    spool = Spool.open(folder)
+    spool.begin(ID, len(DATA))
+    spool.append(DATA[:1000])
+    spool.save()
+    spool.append(DATA[1000:5000])
+    assert Spool.open(folder).begin(ID, len(DATA)) == 1000
 
 
 def test_what_is_not_what_its_id_says_is_dropped(folder: Path) -> None:
     spool = Spool.open(folder)
     spool.begin("0" * 32, 100)
     spool.append(bytes(50))
+    spool.save()
     spool.append(bytes(50))
     with pytest.raises(BadShipment):
         spool.finish()
@@ -155,8 +181,9 @@ def test_a_full_disk_leaves_what_was_there(folder: Path, monkeypatch: pytest.Mon
     receive(spool, 50_000)
     with monkeypatch.context() as patch:
         patch.setattr(durable, "disk", Full())
+        spool.append(DATA[50_000:60_000])
         with pytest.raises(StoreFull):
-            spool.append(DATA[50_000:60_000])
+            spool.save()
     assert spool.begin(ID, len(DATA)) == 50_000
     receive(spool, len(DATA))
     assert spool.finish() == DATA
