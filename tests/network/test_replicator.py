@@ -46,8 +46,8 @@ def replicate_at(top: Path, line_bps: int, limit: str, limit_bps: int, length_s:
     ("line_bps", "limit", "limit_bps"),
     [
         pytest.param(56 * KBIT, "40k", 40 * KBIT, id="40k-of-56k"),
-        pytest.param(1 * MBIT, "600k", 600 * KBIT, id="600k-of-1M"),
-        pytest.param(100 * MBIT, "20M", 20 * MBIT, id="20M-of-100M"),
+        pytest.param(1 * MBIT, "600k", 600 * KBIT, id="600k-of-1M", marks=pytest.mark.nightly),
+        pytest.param(100 * MBIT, "20M", 20 * MBIT, id="20M-of-100M", marks=pytest.mark.nightly),
     ],
 )
 def test_a_replicating_volume_holds_its_limit_and_uses_it(
