@@ -29,7 +29,7 @@ from store.types import Lsn
 from store.volume import Store
 from tests.commandline import RING, ProtectedTree
 from tests.crash.far_end import FarVault
-from tests.crash.replica import differences
+from tests.crash.replica import differences, newest_lsn
 from tests.transactions.copies import scratch
 from tests.transactions.evaluate import Look, imprecise, violations
 from tests.transactions.program import Broken, Commit, Program, read_record
@@ -45,6 +45,10 @@ from timetravel.standing import BarrierSettings
 from timetravel.view import View
 
 KINDS = ("vault", "replicator", "nothing")
+PATIENCE_S = 180.0
+"""A vault that gets nothing for so long never will."""
+
+POLL_S = 0.02
 ENDLESS = 1_000_000
 SERVER_ROUND = 200
 """Transactions of a server's client, which can't be stopped in the midst of its record."""
@@ -178,7 +182,8 @@ class Replicated:
 
     def _look_often(self, found: Sampled, samples: int, chance: random.Random) -> None:
         while len(found.samples) < samples:
-            time.sleep(chance.uniform(0.1, 0.8))
+            self._wait_for_more(found)
+            time.sleep(chance.uniform(0, 0.6))
             killed = self._kill(chance.choice(KINDS))
             head = self._head()
             if killed == "vault":
@@ -187,6 +192,14 @@ class Replicated:
             self._call("replicate")
             if head.lsn >= self._prepared:
                 found.samples.append(self._look(head, killed))
+
+    def _wait_for_more(self, found: Sampled) -> None:
+        """The vault has more than at the last look."""
+        before = found.samples[-1].head.held_lsn if found.samples else 0
+        began = time.monotonic()
+        while newest_lsn(self._replica) <= before:
+            assert time.monotonic() - began < PATIENCE_S, self._call("status")["replication"]
+            time.sleep(POLL_S)
 
     def _kill(self, what: str) -> str:
         if what == "vault":
