@@ -20,6 +20,7 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from replicator.errors import BadShipment, Forked, Gap
@@ -62,6 +63,8 @@ class SealedLine:
         self._files: list[SealedFile] = []
         self._next = Lsn(1)
         self._digest = NO_DIGEST
+        self._standing = False
+        """What is known of the files is what is on the disk."""
 
     @classmethod
     def open(cls, store: Store, pack_bytes: int = PACK_BYTES, few: int = FEW) -> SealedLine:
@@ -86,6 +89,8 @@ class SealedLine:
 
     def position(self) -> tuple[Lsn, bytes]:
         """The LSN that comes next, and the keyed digest of the batch before it (zeros for none)."""
+        if not self._standing:
+            self._stand()
         return self._next, self._digest
 
     def take(self, data: bytes) -> None:
@@ -95,6 +100,8 @@ class SealedLine:
         Forked when it contradicts what is held; StoreFull and StoreFault by the disk.
         """
         header = self._checked(data)
+        if not self._standing:
+            self._stand()
         if header.first_lsn > self._next:
             raise Gap(f"the shipment starts at LSN {header.first_lsn}, LSN {self._next} comes next")
         if header.first_lsn < self._next:
@@ -138,19 +145,21 @@ class SealedLine:
             )
 
     def _append(self, header: SealedHeader, data: bytes) -> None:
+        self._standing = False
         name = file_name(header.first_lsn, header.last_lsn, single=True)
         entry = pack_entry(time.time_ns(), len(data), bytes.fromhex(shipment_id(data)))
         try:
             if not self._folder.is_dir():
                 durable.make_dir(self._folder)
             durable.write_file_atomically(self._folder / name, entry + data)
-        except OSError as error:
-            raise durable.mapped(error) from error
+        except (OSError, TemporaryStoreError) as error:
+            raise _given_up(error, self._folder / f"{name}.new") from error
         size = len(entry) + len(data)
         self._files.append(
             SealedFile(self._folder / name, header.first_lsn, header.last_lsn, size, True)
         )
         self._next, self._digest = Lsn(header.last_lsn + 1), header.digest
+        self._standing = True
 
     # --- packing ---------------------------------------------------------------------------------
 
@@ -166,6 +175,7 @@ class SealedLine:
 
     def _pack(self, files: Sequence[SealedFile]) -> None:
         """One pack of consecutive files; they go when it is on disk."""
+        self._standing = False
         temporary = self._folder / _PACKING
         target = self._folder / file_name(files[0].first_lsn, files[-1].last_lsn, single=False)
         try:
@@ -177,25 +187,44 @@ class SealedLine:
             finally:
                 durable.close_file(fd)
             durable.rename(temporary, target)
-        except OSError as error:
-            raise durable.mapped(error) from error
+        except (OSError, TemporaryStoreError) as error:
+            raise _given_up(error, temporary) from error
         del self._files[-len(files) :]
         first, last = files[0].first_lsn, files[-1].last_lsn
         self._files.append(SealedFile(target, first, last, size, False))
         for file in files:
             durable.drop(file.path)
+        self._standing = True
 
     # --- after a crash ---------------------------------------------------------------------------
 
     def _stand(self) -> None:
-        """Find the end; drop what a crash left over."""
+        """Find the end; drop what a crash, or a failure of the disk, left over.
+
+        A file may have got its name just before, and that not be on the disk yet: it counts as held
+        only when it is.
+        """
         found = list_files(self._store)
+        if self._folder.is_dir():
+            try:
+                durable.fsync_dir(self._folder)
+            except OSError as error:
+                raise durable.mapped(error) from error
         self._files = found.files
         end = last_entry(found.files[-1]) if found.files else None
+        self._next, self._digest = Lsn(1), NO_DIGEST
         if end is not None:
             self._next, self._digest = Lsn(end.header.last_lsn + 1), end.header.digest
         for path in found.leftovers:
             durable.drop(path)
+        self._standing = True
+
+
+def _given_up(error: OSError | TemporaryStoreError, temporary: Path) -> TemporaryStoreError:
+    """What to raise; on a full disk the file that could not be finished must not take up room."""
+    with contextlib.suppress(OSError):
+        durable.drop(temporary)
+    return durable.mapped(error) if isinstance(error, OSError) else error
 
 
 def newest_to_pack(files: Sequence[SealedFile], pack_bytes: int, few: int) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import random
 from pathlib import Path
 
@@ -21,8 +24,9 @@ from replicator.vault.sealed_files import (
     sealed_dir,
     verify_sealed,
 )
+from store import durable
 from store.batch import NO_DIGEST
-from store.errors import DamagedError, StoreBusy
+from store.errors import DamagedError, StoreBusy, StoreFault, StoreFull
 from store.types import Lsn
 from store.volume import Store
 from tests.unit.sealed_history import RING, VOLUME, History, line_store
@@ -214,6 +218,99 @@ def test_a_missing_file_and_an_exchanged_one_are_noticed(tmp_path: Path) -> None
     with pytest.raises(DamagedError, match="does not follow"):
         kept(store)
     assert one.exists()
+
+
+class FullDisk(durable.Disk):
+    """A disk without room for what is written after so many writes."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def pwrite(self, fd: int, data: memoryview, offset: int) -> int:
+        self.room -= 1
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().pwrite(fd, data, offset)
+
+
+@pytest.mark.parametrize("room", range(24))
+def test_a_full_disk_loses_nothing_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    store, history = line_store(tmp_path / "line"), History(14)
+    line = SealedLine.open(store, few=4)
+    sent = [history.shipment() for _ in range(20)]
+    acknowledged = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "disk", FullDisk(room))
+        with contextlib.suppress(StoreFull):
+            for data in sent:
+                line.take(data)
+                acknowledged += 1
+        assert not list(sealed_dir(store).glob("*.new"))
+        with pytest.raises(StoreFull):
+            line.take(history.shipment() if acknowledged == 20 else sent[acknowledged])
+    assert kept(store) == sent[:acknowledged]
+    for data in sent:
+        line.take(data)
+    line.close()
+    assert kept(store) == sent and not list_files(store).leftovers
+
+
+class UnsureDisk(durable.Disk):
+    """A disk on which one sync of a folder fails: what was renamed there may stay or not."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.folder, self.left = folder, number
+        self.fds = set[int]()
+
+    def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
+        fd = super().open(path, flags, mode)
+        if Path(path) == self.folder:
+            self.fds.add(fd)
+        return fd
+
+    def close(self, fd: int) -> None:
+        self.fds.discard(fd)
+        super().close(fd)
+
+    def fsync(self, fd: int) -> None:
+        if fd in self.fds:
+            self.left -= 1
+            if not self.left:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().fsync(fd)
+
+
+@pytest.mark.parametrize("number", range(1, 14))
+def test_a_failed_sync_leaves_a_line_that_goes_on_however_the_site_cuts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """What got its name before the sync failed counts; a shipment that overlaps it does not."""
+    store, history = line_store(tmp_path / "line"), History(15)
+    line = SealedLine.open(store, few=4)
+    line.take(history.shipment())
+    failed = 0
+    monkeypatch.setattr(durable, "disk", UnsureDisk(sealed_dir(store), number))
+    for _ in range(12):
+        start, before = history.next, history.digest
+        whole = history.shipment()
+        first = Ends(VOLUME, Lsn(start), Lsn(start), before, b"%032d" % start)
+        try:
+            line.take(whole)
+        except StoreFault:
+            failed += 1
+            next_lsn, _ = line.position()
+            assert next_lsn in (start, history.next)
+            with contextlib.suppress(Gap, Forked):
+                if next_lsn == history.next:
+                    line.take(history.sealed(first))
+            line.take(whole)
+        assert line.position() == history.position()
+    line.close()
+    assert failed <= 1
+    assert held(store).next_lsn == history.next and len(kept(store)) == 13
+    SealedLine.open(store).close()
 
 
 @given(st.integers(0, 1000), st.integers(2, 40))
