@@ -286,6 +286,6 @@ class Columns:
 
 
 def _ranked(kept: Sequence[int], code: int) -> int:
-    if code - _RANKED >= len(kept):
+    if not 0 <= code - _RANKED < len(kept):
         raise BadShipment("an op of the shipment refers to none")
     return kept[code - _RANKED]

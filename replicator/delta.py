@@ -22,6 +22,9 @@ Run: TypeAlias = tuple[int, int]
 Move: TypeAlias = tuple[int, int, int]
 """Bytes that match; bytes that do not; by how much the source jumps then."""
 
+Keys: TypeAlias = dict[bytes, int]
+"""Of a page: some short strings in it, and where they stand."""
+
 SMALL_BYTES: Final = 8
 """Up to so many changed bytes together are coded as differences."""
 
@@ -125,13 +128,24 @@ def take_runs(old: bytes, runs: Sequence[Run], streams: dict[str, Reader]) -> by
 # --- moves ------------------------------------------------------------------------------------
 
 
-def find_moves(new: bytes, window: bytes) -> list[Move]:
-    """How to make `new` from `window`, beginning at its start. Their bytes add up to `new`'s."""
+def keys_of(page: bytes) -> Keys:
+    """Where in a page of a window its keys stand."""
+    last = len(page) - _KEY_BYTES
+    # Backwards: of equal keys the first one counts.
+    places = range(last - last % _KEY_STEP, -1, -_KEY_STEP)
+    return {page[at : at + _KEY_BYTES]: at for at in places}
+
+
+def find_moves(
+    new: bytes, window: bytes, keys: Sequence[tuple[int, Keys]], limit: int
+) -> list[Move] | None:
+    """How to make `new` from `window`, beginning at its start. Their bytes add up to `new`'s.
+
+    `keys` are those of the window's pages, each with the page's place in the window. None when it
+    costs `limit` or more.
+    """
     moves = []
-    at = source = 0
-    # Backwards, so that of equal keys the first one counts: the piece's own reference leads.
-    last = len(window) - _KEY_BYTES
-    keys = {window[i : i + _KEY_BYTES]: i for i in range(last - last % _KEY_STEP, -1, -_KEY_STEP)}
+    at = source = spent = 0
     while True:
         count = _alike(new, at, window, source)
         at += count
@@ -139,7 +153,10 @@ def find_moves(new: bytes, window: bytes) -> list[Move]:
         if at >= len(new):
             moves.append((count, 0, 0))
             return moves
-        again, place = _resume(new, at, window, source, keys)
+        again, place = _resume(new, at, at + limit - spent, (window, source, keys))
+        spent += again - at + (4 if place - source != again - at else 2)
+        if spent >= limit:
+            return None
         moves.append((count, again - at, place - (source + again - at)))
         if again >= len(new):
             return moves
@@ -158,26 +175,26 @@ def _alike(new: bytes, at: int, window: bytes, source: int) -> int:
 
 
 def _resume(
-    new: bytes, at: int, window: bytes, source: int, keys: dict[bytes, int]
+    new: bytes, at: int, stop: int, known: tuple[bytes, int, Sequence[tuple[int, Keys]]]
 ) -> tuple[int, int]:
-    """Where the two are alike again: places in `new` and in `window`."""
+    """Where `new` is like its window again: places in both. From `stop` on nobody cares.
+
+    `known` is the window, the place there, and keys in it.
+    """
+    window, source, keys = known
     ahead = source - at
-    for again in range(at + 1, len(new) - _KEY_BYTES + 1):
+    for again in range(at + 1, min(len(new) - _KEY_BYTES + 1, stop)):
         key = new[again : again + _KEY_BYTES]
         place = again + ahead
         if window[place : place + _KEY_BYTES] == key:
             return again, place
-        if key in keys:
-            place = keys[key]
-            while again > at and place and new[again - 1] == window[place - 1]:
-                again, place = again - 1, place - 1
-            return again, place
+        for base, page in keys:
+            if key in page:
+                place = base + page[key]
+                while again > at and place and new[again - 1] == window[place - 1]:
+                    again, place = again - 1, place - 1
+                return again, place
     return len(new), len(new) + ahead
-
-
-def cost_of_moves(moves: Sequence[Move]) -> int:
-    """About how many bytes moves take, before they are compressed."""
-    return sum(2 + changed + (2 if jump else 0) for _, changed, jump in moves)
 
 
 def put_moves(new: bytes, window: bytes, moves: Sequence[Move], out: Writer) -> None:

@@ -48,6 +48,10 @@ TELLING_BYTES: Final = 64 << 10
 """Smaller shipments say little about speed: fixed costs, and the line's latency."""
 
 
+MAX_PATIENCE: Final = 256
+"""Shipments that go out plain after others were refused, at the most."""
+
+
 def effort_for(line_bps: float, costs: Mapping[Effort, Cost] = FIRST_COSTS) -> Effort:
     """The effort for a line of so many bits per second; `costs` has the fewest bytes first."""
     through = {
@@ -64,7 +68,8 @@ class Chooser:
     def __init__(self) -> None:
         self._costs = dict(FIRST_COSTS)
         self._line_bps = FIRST_LINE_BPS
-        self._plain = False
+        self._plain = self._patience = 0
+        """How many of the next shipments go out plain; how many it was the last time."""
         self.limit_bps: float | None = None
         """What the throttle lets through; None or 0 for no limit that would matter."""
 
@@ -90,12 +95,19 @@ class Chooser:
         )
 
     def refused(self) -> None:
-        """The vault could make nothing of a shipment: the next one is to refer to nothing."""
-        self._plain = True
+        """The vault could make nothing of a shipment: the next ones are to refer to nothing.
+
+        More of them each time, until one with references has got there.
+        """
+        self._patience = min(self._patience * 2 or 1, MAX_PATIENCE)
+        self._plain = self._patience
 
     def shipped(self, wire_bytes: int, took_s: float) -> None:
         """So many bytes of a shipment got to the vault in that time."""
-        self._plain = False
+        if self._plain:
+            self._plain -= 1
+        else:
+            self._patience = 0
         rate = wire_bytes * 8 / max(took_s, 1e-6)
         if wire_bytes >= TELLING_BYTES and rate < self._line_bps:
             # At once: a line that has become thin would else be given many times the bytes for

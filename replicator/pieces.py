@@ -29,6 +29,9 @@ _KEPT_REFS: Final = 16
 _WINDOW_REFS: Final = 8
 """References that moves may copy from besides the piece's own."""
 
+_KEPT_KEYS: Final = 256
+"""Pages of windows whose keys are remembered."""
+
 _MAX_EMPTY: Final = 64
 """Ops without payload that a reference may pass over."""
 
@@ -132,11 +135,11 @@ class _State:
             lsn, start = lsn + 1, 0
         return b"".join(parts)
 
-    def window(self, ref: Ref, size: int, stop_lsn: int) -> bytes:
+    def window(self, ref: Ref, size: int, stop_lsn: int) -> list[tuple[Ref, bytes]]:
         """What moves copy from: the piece's own reference, then pages of the recent ones."""
         others = [other for other in self.recent[:_WINDOW_REFS] if other != ref]
-        pages = [self.read(other, PIECE_BYTES, stop_lsn) for other in others]
-        return b"".join([self.read(ref, size, stop_lsn), *pages])
+        pages = [(other, self.read(other, PIECE_BYTES, stop_lsn)) for other in others]
+        return [(ref, self.read(ref, size, stop_lsn)), *pages]
 
     def used(self, ref: Ref, size: int, stop_lsn: int) -> None:
         """A piece referred to `size` bytes from `ref` on."""
@@ -181,6 +184,7 @@ class PieceEncoder:
         self._state = _State(payloads)
         self._sketch = sketch
         self._older = older
+        self._keys: dict[Ref, tuple[int, delta.Keys]] = {}
 
     def encode(self, piece: Piece, data: bytes, out: Writer) -> None:
         """Append one piece."""
@@ -255,12 +259,27 @@ class PieceEncoder:
         if ref is None or len(self._try_read(ref, piece)) < _WORTH_MOVING:
             return found
         try:
-            window = self._state.window(ref, piece.size, piece.ref.lsn)
+            pages = self._state.window(ref, piece.size, piece.ref.lsn)
         except KeyError:
             return found
-        moves = delta.find_moves(data, window)
-        cost = delta.cost_of_moves(moves)
-        return _Choice(cost, ref, (), moves, window) if cost * 2 < found.cost else found
+        window = b"".join([page for _, page in pages])
+        keys = []
+        base = 0
+        for other, page in pages:
+            keys.append((base, self._keys_of(other, page)))
+            base += len(page)
+        share = 3 if found.ref is None else 2
+        moves = delta.find_moves(data, window, keys, found.cost // share)
+        return found if moves is None else _Choice(0, ref, (), moves, window)
+
+    def _keys_of(self, ref: Ref, page: bytes) -> delta.Keys:
+        """Those of a page that may be in many windows."""
+        known = self._keys.get(ref)
+        if known is None or known[0] != len(page):
+            if len(self._keys) >= _KEPT_KEYS:
+                self._keys.clear()
+            known = self._keys[ref] = len(page), delta.keys_of(page)
+        return known[1]
 
     def _put_referring(self, piece: Piece, data: bytes, found: _Choice, out: Writer) -> None:
         state = self._state
@@ -329,7 +348,8 @@ class PieceDecoder:
     def _make(self, piece: Piece, mode: int, ref: Ref) -> bytes:
         state, stop = self._state, piece.ref.lsn
         if mode == _MOVES and piece.size > _WORTH_MOVING:
-            return delta.take_moves(piece.size, state.window(ref, piece.size, stop), self._streams)
+            window = b"".join([page for _, page in state.window(ref, piece.size, stop)])
+            return delta.take_moves(piece.size, window, self._streams)
         old = state.read(ref, piece.size, stop)
         if len(old) != piece.size:
             raise BadShipment("the shipment refers to bytes that are not before it")

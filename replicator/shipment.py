@@ -75,7 +75,7 @@ PLAIN, PACKED = 0, 1
 _PLAIN_LEVEL = 1
 _LEVELS = {
     Effort.GOOD: Level(small=6, large=3, lzma=False),
-    Effort.BEST: Level(small=19, large=12, lzma=True),
+    Effort.BEST: Level(small=19, large=9, lzma=True),
 }
 
 

@@ -27,6 +27,8 @@ MAX_PLACES: Final = 1 << 17
 MAX_ANCHORS: Final = 1 << 18
 ANCHOR_BYTES: Final = 16
 _ANCHORS_PER_PIECE: Final = 16
+_KIN_SHARE: Final = 4
+"""A kin has one of so many anchors in common, at the least."""
 
 # One pair of random bytes in 256, and some of letters and of digits.
 _ANCHOR: Final = re.compile(
@@ -97,9 +99,16 @@ class Sketch:
         return max(votes, key=lambda ref: (votes[ref], ref)) if votes else None
 
     def kin(self, piece: bytes) -> Ref | None:
-        """The payload that has most of its anchors, anywhere; the newest of those."""
-        votes = Counter(filter(None, map(self._anchors.get, _anchors(piece))))
-        return max(votes, key=lambda ref: (votes[ref], ref)) if votes else None
+        """The payload that has most of its anchors, anywhere; the newest of those.
+
+        None when even that has few of them: then like words were used, and no more.
+        """
+        anchors = list(_anchors(piece))
+        votes = Counter(filter(None, map(self._anchors.get, anchors)))
+        if not votes:
+            return None
+        found = max(votes, key=lambda ref: (votes[ref], ref))
+        return found if votes[found] * _KIN_SHARE >= len(anchors) else None
 
 
 def _anchors(piece: bytes) -> Iterator[int]:

@@ -72,3 +72,15 @@ def test_what_the_vault_could_not_read_goes_out_plain_the_next_time() -> None:
     assert chooser.choose() is Effort.FAST
     chooser.shipped(1000, 0.001)
     assert chooser.choose() is not Effort.FAST
+
+
+def test_refusals_in_a_row_make_more_and_more_go_out_plain() -> None:
+    chooser = Chooser()
+    plain = []
+    for _ in range(3):
+        chooser.refused()
+        plain.append(0)
+        while chooser.choose() is Effort.FAST:
+            plain[-1] += 1
+            chooser.shipped(1000, 0.001)
+    assert plain == [1, 2, 4]

@@ -101,7 +101,7 @@ def test_changed_streams_end_in_a_refusal_or_in_other_ops(
 
 
 @pytest.mark.nightly
-@settings(max_examples=50_000)
+@settings(max_examples=4_000)
 @given(histories(), st.data())
 def test_changed_streams_for_long(ops: list[Op], data: st.DataObject) -> None:
     attack(ops, data)
@@ -130,7 +130,7 @@ def test_a_damaged_packed_shipment_is_refused_and_nothing_worse(
 
 
 @pytest.mark.nightly
-@settings(max_examples=50_000)
+@settings(max_examples=4_000)
 @given(histories(), st.data())
 def test_damaged_packed_shipments_for_long(ops: list[Op], data: st.DataObject) -> None:
     flip(ops, data)
@@ -216,6 +216,14 @@ def test_a_journal_is_enough_to_decode_what_was_encoded_with_it(tmp_path: Path) 
             known = Known(mine, sketch if start % 4 else Sketch(), mine.older)
             encoded = encode_shipment(store.uuid, NO_DIGEST, part, known, Effort.BEST)
             assert ops_of(decode_shipment(encoded, theirs)) == [op for b in part for op in b.ops]
+
+
+def test_a_rank_that_is_none_is_refused() -> None:
+    writer = streams.Writer()
+    for name, content in (("symbols", b"\2"), ("new_symbols", b"\1\0\2\0\0\0")):
+        writer[name].extend(content)
+    with pytest.raises(BadShipment, match="refers to none"):
+        decode_shipment(with_body(writer.pack(LEVEL), 1, 4096), NothingHeld())
 
 
 def test_random_content_grows_by_little() -> None:
