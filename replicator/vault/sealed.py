@@ -201,13 +201,14 @@ class SealedLine:
     def _stand(self) -> None:
         """Find the end; drop what a crash, or a failure of the disk, left over.
 
-        A file may have got its name just before, and that not be on the disk yet: it counts as held
-        only when it is.
+        A file, or the folder, may have got its name just before, and that not be on the disk yet:
+        it counts as held only when it is.
         """
         found = list_files(self._store)
         if self._folder.is_dir():
             try:
                 durable.fsync_dir(self._folder)
+                durable.fsync_dir(self._folder.parent)
             except OSError as error:
                 raise durable.mapped(error) from error
         self._files = found.files
