@@ -70,10 +70,15 @@ def _measure(work: Path, scale: Scale) -> list[Figure]:
             figures.append(_limit_figure(hosts, limit, limit_bps, length_s))
     with _two_hosts(FAST_BPS, work / "changes") as hosts:
         figures += _change_figures(hosts)
-    if postgres.is_installed():
-        with _two_hosts(FAST_BPS, work / "pgbench") as hosts:
-            figures += _behind_figures(hosts, scale)
     return figures
+
+
+def _measure_behind(work: Path, scale: Scale) -> list[Figure]:
+    reason = missing() or ("" if postgres.is_installed() else "PostgreSQL is not installed")
+    if reason:
+        return [Figure("not measured", reason)]
+    with _two_hosts(FAST_BPS, work / "pgbench") as hosts:
+        return _behind_figures(hosts, scale)
 
 
 def _limit_figure(hosts: TwoHosts, limit: str, limit_bps: int, length_s: float) -> Figure:
@@ -216,4 +221,7 @@ def _rate(bps: float) -> str:
     return f"{bps / MBIT:g} Mbit/s" if bps >= MBIT else f"{bps / 1000:.4g} kbit/s"
 
 
-STUDIES = (Study("wan", "Replication over a line", _measure),)
+STUDIES = (
+    Study("wan", "The limit on a line", _measure),
+    Study("wan-lag", "How far the replica is behind", _measure_behind),
+)

@@ -34,6 +34,9 @@ class Meter(Protocol):
     def received(self, wire_bytes: int) -> None:
         """So many bytes came in; they are counted only."""
 
+    def carried(self, bps: float) -> None:
+        """The line carried so many bits per second lately, by the kernel's measure; 0: unknown."""
+
 
 class BucketMeter:
     """A meter whose rate can be changed at any time; whoever waits notices at once."""
@@ -48,6 +51,8 @@ class BucketMeter:
         self.sent_bytes = 0
         """On the wire, since the beginning."""
         self.received_bytes = 0
+        self.carried_bps = 0.0
+        """What the line carried lately, whatever the limit was; 0: not known."""
 
     @property
     def piece_bytes(self) -> int:
@@ -103,3 +108,7 @@ class BucketMeter:
     def received(self, wire_bytes: int) -> None:
         """So many bytes came in; they are counted only."""
         self.received_bytes += wire_bytes
+
+    def carried(self, bps: float) -> None:
+        """The line carried so many bits per second lately, by the kernel's measure; 0: unknown."""
+        self.carried_bps = bps

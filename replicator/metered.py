@@ -122,6 +122,7 @@ class _MeteredTcp(trio.abc.Stream):
         self._accounted_out = out
         self._meter.received(info.wire_in_bytes - self._accounted_in)
         self._accounted_in = info.wire_in_bytes
+        self._meter.carried(info.delivery_bytes_s * 8)
         self._keep_short(info.delivery_bytes_s)
 
     def _keep_short(self, delivery_bytes_s: int) -> None:

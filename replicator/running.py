@@ -70,6 +70,7 @@ class Replicator:
         self._report = Report()
         self._backlog = Backlog(self._journal, self._page)
         self._outgoing = Outgoing(store, self._journal)
+        self._throttle = Throttle(self._tell_limit)
         self._sender = Sender(
             store,
             self._outgoing,
@@ -77,8 +78,8 @@ class Replicator:
             self._report,
             self._open_link,
             self._thread,
+            lambda: self._throttle.meter.carried_bps,
         )
-        self._throttle = Throttle(self._tell_limit)
         self._settings: ReplicaSettings | None = None
         self._credentials: list[FileState] = []
         self._conversation = trio.CancelScope()

@@ -18,6 +18,7 @@ from typing import TypeAlias, TypeVar
 import trio
 
 from replicator.backlog import Backlog
+from replicator.effort import TELLING_BYTES
 from replicator.errors import (
     BadKeyFile,
     BadRequest,
@@ -81,7 +82,9 @@ class Sender:
         report: Report,
         open_link: OpenLink,
         thread: trio.CapacityLimiter,
+        carried_bps: Callable[[], float],
     ) -> None:
+        self._carried_bps = carried_bps
         self._store = store
         self._outgoing = outgoing
         self._backlog = backlog
@@ -283,11 +286,22 @@ class Sender:
         began_s = trio.current_time()
         try:
             position = await link.ship(uuid, line, shipment, ready.data, start, progress)
-            chooser.shipped(len(ready.data) - start, trio.current_time() - began_s)
+            chooser.shipped(len(ready.data) - start, self._line_s(len(ready.data) - start, began_s))
             return position
         except Forked as error:
             # Somebody else has just written there; the vault's position tells what to do.
             raise Gap(str(error), error.hint) from error
+
+    def _line_s(self, wire_bytes: int, began_s: float) -> float:
+        """How long so many bytes took the line, which is not how long the vault took to answer.
+
+        The kernel's measure is of the line alone. Of a few bytes it says as little as the clock.
+        """
+        took_s = trio.current_time() - began_s
+        carried_bps = self._carried_bps()
+        if wire_bytes < TELLING_BYTES or not carried_bps:
+            return took_s
+        return min(took_s, wire_bytes * 8 / carried_bps)
 
     async def _build_ahead(self, ahead: _Ahead) -> None:
         """Make the next shipment while this one is on its way, if there is enough for a full one.
