@@ -11,7 +11,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from console.control import STATUS_TIMEOUT_S, connect_if_mounted
 from console.errors import ConsoleError, WrongUse
@@ -29,6 +29,9 @@ from replicator.settings import (
 )
 from replicator.wire import Hello, Position
 from store.volume import Store
+
+if TYPE_CHECKING:
+    from replicator.status import ReplicaStatus
 
 LOOK_S = 0.05
 START_HINT = "begin with it: cdpfs replicate start DIR --to URL --token-file F"
@@ -267,11 +270,23 @@ def from_store(store: Store) -> dict[str, Any] | None:
     status = read_status(store.root) or ReplicaStatus(url=settings.link.url)
     if not is_running(store):
         status.state = "down" if settings.enabled else "stopped"
-        if status.lag_s:
-            # What it is behind gets older though nobody counts.
-            status.lag_s += max(time.time_ns() - status.time_ns, 0) / 1e9
+        _count(store, status)
     said: dict[str, Any] = msgspec.to_builtins(status)
     return said
+
+
+def _count(store: Store, status: ReplicaStatus) -> None:
+    """What the vault lacks, by the journal: the last words of a process may be from before."""
+    from replicator.backlog import Backlog
+    from store.journal import Journal
+    from store.statepage import StatePage
+
+    page = StatePage(store.state_path)
+    with contextlib.closing(page), Journal(store) as journal:
+        backlog = Backlog(journal, page)
+        backlog.begin(status.acked_lsn)
+        status.indexed_lsn, status.lag_bytes = backlog.indexed_lsn, backlog.payload_bytes
+        status.lag_s = round(backlog.lag_s(), 3)
 
 
 def summary(said: dict[str, Any]) -> str:
