@@ -45,6 +45,7 @@ class Request:
     at: str = ""
     store: str | None = None
     settings: dict[str, object] = field(default_factory=dict)
+    keep_tree: bool = False
     accept_failures: bool = False
     key_file: str = ""
     """Of a sealed volume."""
@@ -69,8 +70,17 @@ def run(request: Request, as_json: bool) -> ExitCode:
     """Recover, or go on with it, and print what was done."""
     directory = os.path.realpath(request.directory)
     root = Path(os.path.realpath(request.store or default_store_root(directory)))
-    _check_place(directory, root)
-    wish = Wish(directory, root, request.at, request.settings, request.accept_failures)
+    _check_place(directory, root, request.keep_tree)
+    if request.keep_tree and request.at:
+        raise WrongUse("a tree that is kept is as of no moment", "leave --at away")
+    wish = Wish(
+        directory,
+        root,
+        request.at,
+        request.settings,
+        request.keep_tree,
+        request.accept_failures,
+    )
     with _source(request) as source, _progress() as progress:
         _refuse_twin(source, root)
         done = recover(source, wish, progress)
@@ -82,14 +92,16 @@ def run(request: Request, as_json: bool) -> ExitCode:
     return ExitCode.OK if done.ready and not done.note.missing else ExitCode.FAILURE
 
 
-def _check_place(directory: str, root: Path) -> None:
+def _check_place(directory: str, root: Path, keep_tree: bool) -> None:
     """What can be checked before anything is fetched."""
     from console.protect import refuse_overlap
     from fsd.mountpoint import check_directory, check_store_place
     from replicator.recover import refuse_occupied
 
     refuse_overlap(directory)
-    if not (root / "volume.toml").exists():
+    if keep_tree and not os.path.isdir(directory):
+        raise WrongUse(f"there is no tree to keep at {directory}", "leave --keep-tree away")
+    if not keep_tree and not (root / "volume.toml").exists():
         refuse_occupied(directory)
     os.makedirs(directory, mode=0o700, exist_ok=True)
     check_directory(directory)
@@ -206,7 +218,10 @@ def _show(done: Recovered, request: Request) -> None:
     incomplete = "" if not kept.missing else f"  (INCOMPLETE: {kept.missing} paths are missing)"
     say(f"recovered  {path_text(config.directory)}{incomplete}")
     when = f"LSN {kept.lsn}" if done.point is None else point_sentence(done.point)
-    say(f"as of      {when}")
+    if kept.kept:
+        say("the tree   stays as it is; what it has beyond the history is logged by the next mount")
+    else:
+        say(f"as of      {when}")
     say(f"history    LSN 1 to {config.foreign_lsn}, in {done.store.root}")
     if kept.lsn < config.foreign_lsn:
         behind = config.foreign_lsn - kept.lsn

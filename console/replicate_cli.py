@@ -180,6 +180,10 @@ def import_(
     import_parcel(file, root, site, line, position_to)
 
 
+KeepTree = Annotated[
+    bool,
+    typer.Option("--keep-tree", help="Only the store was lost: DIR has the volume's files still."),
+]
 AuthorityFile = Annotated[
     str, typer.Option("--ca", metavar="F", help="The vault's own certificate authority, PEM.")
 ]
@@ -233,6 +237,7 @@ def recover(
     ring_file_bytes: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Size of each of them, such as 128M.")
     ] = None,
+    keep_tree: KeepTree = False,
     accept_failures: Annotated[
         bool,
         typer.Option("--accept-failures", help="Do without paths that can't be made here."),
@@ -263,6 +268,7 @@ def recover(
         at,
         store,
         settings,
+        keep_tree,
         accept_failures,
         key_file,
     )

@@ -7,6 +7,9 @@ them. They stay in history; that the tree went back is logged behind them as ext
 only what differs is: nodes that both LSNs have keep their identity, files are compared block by
 block, and a name that was removed or moved on in between gets its node back.
 
+A tree that was kept, because only the store was lost, is newer than the journal: what it has more
+is logged behind a gap.
+
 Killed at any point it can run again: the note of the recovery stays until all of it is on disk.
 Loop's thread, before the mount.
 """
@@ -56,7 +59,7 @@ class Arrival(ExternalChanges):
         note: Relocation,
         report: Callable[[int], Awaitable[None]],
     ) -> None:
-        super().__init__(session, end, note.ended_ns, True, report)
+        super().__init__(session, end, note.ended_ns, True, report, unlogged=note.kept)
         self._note = note
         self._then = View(session.journal, Lsn(note.lsn))
         self._touched = self._nodes_between(Lsn(note.lsn), end)
@@ -124,6 +127,8 @@ class Arrival(ExternalChanges):
             self._hold(node)
 
     def _state_then(self, directory: NodeId, name: bytes) -> NodeState | None:
+        if self._note.kept:
+            return None  # the tree is as of no LSN
         try:
             return self._then.lookup(directory, name)
         except (NotSeeded, NoSuchNode, NotADirectory):

@@ -68,6 +68,9 @@ SWITCH_S = 0.0005
 SEED_AGAIN_S = 10.0
 """So long after an error of the backing disk the initial backup is tried again."""
 
+DAEMON_ENDED = "the daemon ended while the store could not be written"
+STORE_LOST = "the store was lost, and its replica ends there"
+
 CRASH_SLACK_NS = 200_000_000
 """A busy daemon notes that it is alive so much too late at the most."""
 
@@ -188,8 +191,10 @@ async def _begin(
     crash_ns = 0 if ended_ns else _crash_ns(session, before)
     recovered = read_relocation(session.store)
     if recovered is not None:
-        # The tree is the recovery's, not the last session's: there is nothing to take back.
-        gap_ns = 0
+        # The tree is the recovery's, or outlived its store: there is nothing to take back.
+        gap_ns = recovered.ended_ns if recovered.kept else 0
+        if gap_ns:
+            await trio.to_thread.run_sync(session.intake.start_anew, FEATURE_GAPS)
     elif last.kind == Kind.CLEAN:
         gap_ns = 0
     elif gap_ns:
@@ -209,11 +214,13 @@ async def _begin(
     adopter.first = Lsn(max(first.lsn, foreign + 1))
     adopter.since = session.intake.append(Kind.MOUNT, 0, 0, payload)
     search: ExternalChanges
+    if gap_ns:
+        why = STORE_LOST if recovered is not None else DAEMON_ENDED
+        gap = Gap(time.time_ns(), why, True)
+        session.intake.append(Kind.GAP, 0, gap_ns, gap.encode())
     if recovered is not None:
         search = Arrival(session, end, recovered, starter.seen)
     elif gap_ns:
-        gap = Gap(time.time_ns(), "the daemon ended while the store could not be written", True)
-        session.intake.append(Kind.GAP, 0, gap_ns, gap.encode())
         search = ExternalChanges(session, end, _doubtful_ns(gap_ns), True, starter.seen, True)
     else:
         search = ExternalChanges(session, end, ended_ns or crash_ns, bool(ended_ns), starter.seen)

@@ -5,6 +5,7 @@ Duty: three stages, each of which can be cut anywhere and gone on with by callin
     fetching    the journal, batch by batch, into a store with the volume's own UUID; every batch is
                 made again and compared with its digest, from the first one on
     restoring   the tree as of the visible head (or of a moment) into an empty directory
+                or, if only the store was lost, the tree stays as it is
     ready       the next mount takes the tree over (`fsd/arrival.py`) and continues the history
 
 What the log says of itself is kept as it is: the same LSNs, the same NodeIds. Blocking; one thread.
@@ -48,6 +49,9 @@ Progress = Callable[[str, int, int], None]
 _LOOK_AT, _MOST_LOOKED_AT = 4096, 4_000_000
 """Ops that are looked through for the beginning of the last session."""
 
+_CLOCK_SLACK_NS = 1_000_000_000
+"""The clock of files may be so much behind that of the log."""
+
 _MAY_BE_THERE = frozenset({"lost+found"})
 """In an empty directory: what its file system made itself."""
 
@@ -87,6 +91,8 @@ class Wish:
     at: str = ""
     settings: dict[str, object] | None = None
     """Further settings of the new store's `volume.toml`."""
+    keep_tree: bool = False
+    """Only the store was lost: the directory has the volume's tree, which stays as it is."""
     accept_failures: bool = False
     """Ready also without what could not be written here (no right to make a device, say)."""
 
@@ -130,7 +136,8 @@ def _store_for(source: JournalSource, held: Held, wish: Wish) -> Store:
     try:
         store = Store.open(wish.store_root)
     except NoSuchVolume:
-        refuse_occupied(wish.directory)
+        if not wish.keep_tree:
+            refuse_occupied(wish.directory)
         return Store.create(wish.store_root, _new_config(held, wish))
     root, config = store.root, store.config
     if config.uuid != held.uuid:
@@ -146,8 +153,13 @@ def _store_for(source: JournalSource, held: Held, wish: Wish) -> Store:
         raise RecoveryUnfinished(
             f"{root} belongs to a recovery into {config.directory}", "name that directory"
         )
-    if note is not None and (note.line, note.at) != (held.line, wish.at):
+    if note is not None and (note.line, note.at, note.kept) != (
+        held.line,
+        wish.at,
+        wish.keep_tree,
+    ):
         asked = f"line {note.line}, " + (f"--at {note.at}" if note.at else "the newest state")
+        asked += ", --keep-tree" if note.kept else ""
         raise RecoveryUnfinished(f"the recovery in {root} was begun with {asked}", "ask the same")
     return store
 
@@ -194,7 +206,13 @@ class _Recovery:
         self._store = store
         self._wish = wish
         self._progress = progress
-        first = Relocation(stage="fetching", source=source.name, line=held.line, at=wish.at)
+        first = Relocation(
+            stage="fetching",
+            source=source.name,
+            line=held.line,
+            at=wish.at,
+            kept=wish.keep_tree,
+        )
         self._note = read_relocation(store) or first
 
     def run(self) -> Recovered:
@@ -205,6 +223,8 @@ class _Recovery:
             if self._note.stage == "ready":
                 return Recovered(self._store, self._note, None, Report(), [])
             _take_over_settings(self._store, journal)
+            if self._note.kept:
+                return self._keep(journal)
             point = self._point(journal)
             self._change(stage="restoring", lsn=point.lsn)
             return self._restore(journal, point)
@@ -262,6 +282,14 @@ class _Recovery:
         with journal.snapshot() as snapshot:
             head = HeadTracker(settings).advance(snapshot)
         return head_point(journal, head, settings)
+
+    def _keep(self, journal: Journal) -> Recovered:
+        """The first mount compares the tree with the journal's end."""
+        last = journal.last()
+        assert last is not None
+        ended_ns = max(last.time_ns - _CLOCK_SLACK_NS, 1)
+        self._change(stage="ready", lsn=last.lsn, ended_ns=ended_ns)
+        return Recovered(self._store, self._note, None, Report(), [])
 
     def _restore(self, journal: Journal, point: ResolvedPoint) -> Recovered:
         os.makedirs(self._wish.directory, mode=0o700, exist_ok=True)

@@ -36,8 +36,11 @@ class Relocation(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """The moment asked for; empty for the visible head."""
     lsn: _Count = 0
     """The tree is as of this LSN; 0 while that is not known."""
+    kept: bool = False
+    """The tree is not made anew: it outlived its store, and is newer than the journal."""
     ended_ns: _Count = 0
-    """When the tree was complete; inodes that changed later were changed by somebody else."""
+    """When the tree was complete; inodes that changed later were changed by somebody else. Of a
+    kept one: when the journal ends."""
     missing: _Count = 0
     """Paths that could not be made because the replica never had their content."""
 

@@ -51,11 +51,12 @@ class VaultDisk:
         *,
         at: str = "",
         line: str = MAIN_LINE,
+        keep_tree: bool = False,
         progress: Progress | None = None,
     ) -> Recovered:
         """Make the volume anew in a directory."""
         source = VaultFolder(self.root, volume, line)
-        return recover(source, Wish(str(directory), store, at, dict(RING)), progress)
+        return recover(source, Wish(str(directory), store, at, dict(RING), keep_tree), progress)
 
 
 def lose(volume: Volume) -> None:

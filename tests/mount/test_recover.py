@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import shutil
 import socket
 import stat
 import subprocess
@@ -333,6 +334,48 @@ def test_what_a_person_adds_before_the_first_mount_is_found(site: Site) -> None:
     revived.mount()
     assert_same(revived.tree, wanted)
     assert_same(revived.past(revived.sync()), wanted)
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+def test_a_tree_that_outlived_its_store_is_kept_and_what_it_has_more_is_logged(
+    tmp_path: Path, seeded: bool
+) -> None:
+    """Each change in a directory of its own, made when the vault had the rest."""
+    site = Site(tmp_path, seed_rate_bytes_s=0 if seeded else 1)
+    for name in CHANGES:
+        _fill(site.old.backing / name)
+    try:
+        site.old.mount()
+        if seeded:
+            site.old.call("seed", node=1, subtree=True)
+        (site.old.tree / "made").write_bytes(b"through the mount")
+        site.old.sync()
+        then, end = copy_of(site.old.tree), site.ship()
+        for name, change in CHANGES.items():
+            change(site.old.tree / name)
+        site.old.kill()
+        shutil.rmtree(site.old.store.root)
+        wanted = copy_of(site.old.backing)
+        done = site.vault.recover(
+            site.old.store.config.uuid, site.old.backing, tmp_path / "store again", keep_tree=True
+        )
+        assert done.ready
+        revived = site.revived = Volume.of(done.store, tmp_path / "again.log")
+        revived.mount()
+        assert_same(revived.tree, wanted)
+        assert_same(revived.past(revived.sync()), wanted)
+        if seeded:
+            assert_same(revived.past(end), then)
+        with Journal(revived.store) as journal:
+            (gap,) = journal.gaps()
+        assert gap.lsn > end and gap.reason == "the store was lost, and its replica ends there"
+        assert site.vault.carry(revived.store) > end
+        revived.unmount()
+        revived.mount()
+        assert_same(revived.tree, wanted)
+        assert revived.log_text().count("external changes found") == 1
+    finally:
+        site.close()
 
 
 def test_files_that_were_said_to_belong_together_still_do(tmp_path: Path) -> None:
