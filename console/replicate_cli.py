@@ -248,13 +248,7 @@ def recover(
     """The machine is gone: make its volume anew from the vault, to go on with its history."""
     from console.recovering import Request
     from console.recovering import run as run_recovery
-    from console.sizes import parse_size
 
-    settings: dict[str, object] = {}
-    if ring_files is not None:
-        settings["ring_files"] = ring_files
-    if ring_file_bytes is not None:
-        settings["ring_file_bytes"] = parse_size(ring_file_bytes)
     request = Request(
         directory,
         volume,
@@ -267,12 +261,24 @@ def recover(
         line,
         at,
         store,
-        settings,
+        _ring_settings(ring_files, ring_file_bytes),
         keep_tree,
         accept_failures,
         key_file,
     )
     raise typer.Exit(run_recovery(request, as_json))
+
+
+def _ring_settings(files: int | None, file_bytes: str | None) -> dict[str, object]:
+    """What was said of the intake log, as `volume.toml` has it."""
+    from console.sizes import parse_size
+
+    settings: dict[str, object] = {}
+    if files is not None:
+        settings["ring_files"] = files
+    if file_bytes is not None:
+        settings["ring_file_bytes"] = parse_size(file_bytes)
+    return settings
 
 
 @app.command()

@@ -52,7 +52,7 @@ from store.barriers import describe
 from store.errors import StoreError, StoreFault, StoreFull, TemporaryStoreError
 from store.format import FEATURE_GAPS, Kind
 from store.intake import Intake
-from store.journal import Journal
+from store.journal import Journal, OpMeta
 from store.ops import Gap
 from store.relocation import read_relocation, refuse_short, refuse_unfinished
 from store.statepage import StatePage
@@ -208,16 +208,11 @@ async def _begin(
     else:
         starter.say({"progress": {"phase": "recovery", "ops": end - before.checkpoint}})
         await trio.to_thread.run_sync(_recover, session, end, before)
-    foreign = session.store.config.foreign_lsn
-    # On another machine nothing was there before.
-    adopter.protected_ns = 0 if foreign else first.time_ns
-    adopter.first = Lsn(max(first.lsn, foreign + 1))
+    _know_the_beginning(session, first)
     adopter.since = session.intake.append(Kind.MOUNT, 0, 0, payload)
     search: ExternalChanges
     if gap_ns:
-        why = STORE_LOST if recovered is not None else DAEMON_ENDED
-        gap = Gap(time.time_ns(), why, True)
-        session.intake.append(Kind.GAP, 0, gap_ns, gap.encode())
+        _log_gap(session, gap_ns, DAEMON_ENDED if recovered is None else STORE_LOST)
     if recovered is not None:
         search = Arrival(session, end, recovered, starter.seen)
     elif gap_ns:
@@ -235,6 +230,18 @@ async def _begin(
         await session.flusher.durable(session.intake.lsn)
         session.page.gap_ns = 0
         BackingNote(session.root_fd).remove()
+
+
+def _know_the_beginning(session: Session, first: OpMeta) -> None:
+    """Since when the tree was protected here; on another machine nothing was there before."""
+    foreign = session.store.config.foreign_lsn
+    session.adopter.protected_ns = 0 if foreign else first.time_ns
+    session.adopter.first = Lsn(max(first.lsn, foreign + 1))
+
+
+def _log_gap(session: Session, since_ns: int, why: str) -> None:
+    gap = Gap(time.time_ns(), why, True)
+    session.intake.append(Kind.GAP, 0, since_ns, gap.encode())
 
 
 def _describe_session(session: Session) -> bytes:
