@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -259,15 +260,16 @@ def test_a_copy_of_the_head_under_load_is_whole(
         assert bank.stdout is not None
         assert bank.stdout.readline() == b"ready\n"
         seen: set[int] = set()
-        for number in range(12):
+        for number in count():
             replica.ship(at_once=1)
             copy = tmp_path / f"copy-{number}"
             head = replica.shown_lsn()
             shutil.copytree(replica.mount_point / "bank", copy)
             seen.add(_check(copy / "bank.db"))
             assert replica.shown_lsn() >= head
+            if number >= 10 and len(seen) > 4:
+                break
             time.sleep(0.3)
-        assert len(seen) > 3, seen
     finally:
         bank.kill()
         bank.communicate()
@@ -278,9 +280,9 @@ def _check(path: Path) -> int:
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("pragma integrity_check").fetchall() == [("ok",)]
         assert database.execute("select sum(sum) from account").fetchone() == (5000,)
-        count, last = database.execute("select count(*), max(number) from moved").fetchone()
-        assert count == (0 if last is None else last + 1)
-        return int(count)
+        rows, last = database.execute("select count(*), max(number) from moved").fetchone()
+        assert rows == (0 if last is None else last + 1)
+        return int(rows)
 
 
 def test_the_commands_mount_a_volume_by_name_and_read_its_store(
@@ -320,6 +322,9 @@ def test_the_commands_read_a_replica_as_they_read_its_source(
     ):
         found = run_cdpfs(*command, "--store", here, cwd=volume.tree).stdout
         assert found == run_cdpfs(*command, "--store", there, cwd=volume.tree).stdout, command
+    folder = ("--root", str(replica.vault), "--volume", volume.store.config.name)
+    found = run_cdpfs("history", "d/f", "--json", *folder, cwd=volume.tree).stdout
+    assert found == run_cdpfs("history", "d/f", "--json", "--store", there, cwd=volume.tree).stdout
     back, at = tmp_path / "back", ("--at", "@mark:filled", "--store", here)
     run_cdpfs("restore", ".", *at, "--to", str(back), cwd=volume.tree)
     then = fingerprint(volume.tree / ".snapshots" / "@mark:filled")
