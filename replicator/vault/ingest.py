@@ -34,6 +34,7 @@ from store import batch, durable, segment
 from store.batch import NO_DIGEST, EncodedBatch, encode_batch
 from store.errors import DamagedError, InconsistentLog, StoreBusy
 from store.index import BatchPlace, IndexWriter
+from store.index_rows import ABORTED
 from store.journal import Journal, Snapshot
 from store.ops import Op
 from store.reindex import batch_place, is_torn_end
@@ -158,7 +159,7 @@ class LineWriter:
         The index comes first: what it refuses must not stand in the segment for a moment, where it
         would be whole and so be taken in after a crash.
         """
-        check_times(shipped.ops)
+        check_ops(shipped.ops)
         header = encoded.header
         content = header.content_digest if header.folded else NO_DIGEST
         if header.digest != shipped.digest or content != shipped.content:
@@ -351,10 +352,12 @@ def missing_batches(snapshot: Snapshot, shipment: Shipment) -> Iterable[ShippedB
             raise Forked(f"another batch is held in place of LSN {first} to {last}")
 
 
-def check_times(ops: list[Op]) -> None:
-    """BadShipment unless time increases with every op, as a batch's must."""
+def check_ops(ops: list[Op]) -> None:
+    """BadShipment for what no log holds: time that stands still, or a flag of the index's own."""
     last_ns = -1
     for op in ops:
         if op.time_ns <= last_ns:
             raise BadShipment(f"LSN {op.lsn} is not later than the op before it")
+        if op.flags & ABORTED:
+            raise BadShipment(f"LSN {op.lsn} has flags that no op has")
         last_ns = op.time_ns
