@@ -191,7 +191,7 @@ def _figure(title: str, load: _Load, start: float, cpu_s: float) -> Figure:
     return Figure(
         title,
         f"{load.payload_bytes / took_s / 1e6:.0f} MB/s of payload, {load.ops / took_s:,.0f} ops/s; "
-        f"{load.payload_bytes / cpu_s / 1e6:.0f} MB, {load.ops / cpu_s:,.0f} ops in a second of CPU "
+        f"{load.payload_bytes / cpu_s / 1e6:.0f} MB, {load.ops / cpu_s:,.0f} ops per CPU second "
         f"({load.payload_bytes / 1e6:.0f} MB, {load.ops:,} ops, {wire / 1e6:.1f} MB on the wire)",
     )
 
