@@ -17,6 +17,7 @@ from bench.targets import Volume
 from bench.tpcb_workload import SHAPES, TRANSACTIONS, Shape, create, transactions
 from replicator.effort import Effort
 from replicator.held import JournalHeld
+from replicator.outgoing import Outgoing
 from replicator.shipment import (
     HEADER_BYTES,
     SHIPMENT_BATCH,
@@ -35,6 +36,10 @@ from store.volume import Store
 PACE_HZ = 30.0
 _SHORT = 60
 _AIMS = {False: 200, True: 1500}
+_FOLDED_AIM = 60
+_FOLDED_BYTES = 8 << 20
+"""Raw bytes of a shipment, as on a thin line that has much to send."""
+
 _SORTS = {
     "metadata": ("symbols", "new_symbols", "values"),
     "times": ("times_low", "times_high", "times_rest"),
@@ -81,7 +86,31 @@ def _measure(work: Path, scale: Scale) -> list[Figure]:
             volume.sync()
         for size in (_SHORT,) if scale.short else (30, 120, 1000):
             found += _weigh(Store.open(store), before, shape, (count, size))
+        if shape.mode == "DELETE":
+            found.append(_weigh_folded(Store.open(store), before, shape, count))
     return found
+
+
+def _weigh_folded(store: Store, before: Lsn, shape: Shape, count: int) -> Figure:
+    """As a sender that has fallen behind would ship it."""
+    wire_bytes = 0
+    with Journal(store) as journal:
+        outgoing = Outgoing(store, journal)
+        first = int(before + 1)
+        outgoing.build(1, 1 << 30, before, Effort.BEST)
+        outgoing.folding = True
+        while first <= journal.indexed_lsn:
+            ready = outgoing.build(first, _FOLDED_BYTES, effort=Effort.BEST)
+            wire_bytes += len(ready.data)
+            first = ready.kept.last_lsn + 1
+    each = wire_bytes / count
+    aim = None if shape.growing else each <= _FOLDED_AIM
+    return Figure(
+        f"{shape.name}, folded: bytes/transaction",
+        f"{each:.0f}",
+        "" if shape.growing else f"≤ {_FOLDED_AIM} ({DESIGN})",
+        aim,
+    )
 
 
 def _run(database: Path, shape: Shape, count: int) -> None:
