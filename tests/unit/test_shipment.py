@@ -43,10 +43,10 @@ def test_a_shipment_gives_back_its_batches(payloads: list[list[bytes]]) -> None:
     got = decode_shipment(encode_shipment(VOLUME, NO_DIGEST, sent), NothingHeld())
     assert (got.volume, got.previous) == (VOLUME, NO_DIGEST)
     previous = NO_DIGEST
-    for (ops, digest), (original, _) in zip(got.batches, sent, strict=True):
-        assert ops == original
-        previous = encode_batch(ops, previous).header.digest
-        assert previous == digest
+    for shipped, original in zip(got.batches, sent, strict=True):
+        assert shipped.ops == original.ops
+        previous = encode_batch(shipped.ops, previous).header.digest
+        assert previous == shipped.digest
 
 
 @given(PAYLOADS, st.data())
@@ -63,9 +63,9 @@ def test_a_changed_shipment_is_refused_or_gives_other_digests(
         return
     previous = NO_DIGEST
     wrong = False
-    for ops, digest in got.batches:
-        previous = encode_batch(ops, previous).header.digest
-        wrong = wrong or previous != digest
+    for shipped in got.batches:
+        previous = encode_batch(shipped.ops, previous).header.digest
+        wrong = wrong or previous != shipped.digest
     assert wrong or got.batches == sent
 
 
