@@ -51,8 +51,9 @@ MAX_CONNECTIONS: Final = 8
 FIRST_SPEED_BYTES_S: Final = 4e6
 """What a line is taken for until something came over it."""
 SPEED_SPAN_S: Final = 0.5
-PACKING_BYTES_S: Final = 40e6
-"""A line slower than this gains by compression."""
+PACKING_BYTES_S: Final = 15e6
+"""A line slower than this gains by compression. What is faster may be slow for want of a processor,
+and compression would only make that worse."""
 MIN_STEP_BYTES: Final = 32 << 10
 STEP_S: Final = 4.0
 """One request for contents takes about so long at the most, so that little is lost with it."""
