@@ -97,7 +97,7 @@ class Link:
         BadSettings. Blocking: it reads the token and the certificates.
         """
         if transport is None:
-            transport = httpx.AsyncHTTPTransport(verify=tls_context(settings), limits=ONE)
+            transport = httpx.AsyncHTTPTransport(verify=tls_context(settings), limits=LIMITS)
         token = read_token(settings.token_file) if settings.token_file else ""
         return cls(settings, token, transport)
 
@@ -164,17 +164,20 @@ class Link:
         data: bytes,
         start: int,
         progress: Callable[[int], None],
+        after: str = "",
     ) -> Position:
         """Send a shipment's bytes from `start` on; what the vault holds afterwards.
 
-        `progress` is told how many of all its bytes have gone out. Gap or Forked when the vault
-        expects something else: ask for its position then.
+        `progress` is told how many of all its bytes have gone out. `after`: the shipment that it
+        follows, which is still being taken in. Gap or Forked when the vault expects something
+        else: ask for its position then.
         """
         total = len(data)
         where = f"bytes {start}-{total - 1}/{total}" if start < total else f"bytes */{total}"
         body = _Pieces(data, start, progress)
         headers = {"Content-Range": where, "Content-Length": str(total - start)}
         path = f"/v1/volumes/{uuid.hex()}/shipments/{shipment}?line={line}"
+        path += f"&after={after}" if after else ""
         return await self._ask("PUT", path, Position, body, headers)
 
     async def _ask(
@@ -240,7 +243,12 @@ class _Pieces(httpx.AsyncByteStream):
         return piece
 
 
-ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
+CONNECTIONS = 2
+"""One, and one for what goes out while the vault takes in what came before."""
+
+LIMITS = httpx.Limits(
+    max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=None
+)
 
 
 def tls_context(settings: LinkSettings) -> ssl.SSLContext:

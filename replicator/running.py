@@ -18,12 +18,12 @@ import trio
 from replicator.backlog import Backlog
 from replicator.calendar import rate_text
 from replicator.errors import BadSettings
-from replicator.link import Link, tls_context
+from replicator.link import CONNECTIONS, Link, tls_context
 from replicator.metered import transport
 from replicator.outgoing import Outgoing
 from replicator.pace import Bell, watch_network
 from replicator.report import Report
-from replicator.sender import Sender
+from replicator.sender import FAST_BPS, Sender
 from replicator.settings import ReplicaSettings, load_settings, settings_path
 from replicator.status import ReplicaStatus, read_status, write_status
 from replicator.throttle import Throttle
@@ -42,9 +42,6 @@ STATUS_ANYWAY_S = 20.0
 """The status is written this often though nothing has changed: a sign of life."""
 STATUS_PAUSE_S = 0.05
 """The status is written at most this often."""
-
-FAST_BPS = 1e6
-"""From here on a line is fast: what it carries is worth less than being close behind."""
 
 STILL_S = 2.0
 """A connection that has carried nothing for so long may be dead when the network changes."""
@@ -242,7 +239,9 @@ class Replicator:
 
     def _open_link(self, settings: ReplicaSettings) -> Link:
         tls = tls_context(settings.link)
-        return Link.open(settings.link, transport(self._throttle.meter, tls))
+        return Link.open(
+            settings.link, transport(self._throttle.meter, tls, connections=CONNECTIONS)
+        )
 
     def _tell_limit(self) -> None:
         standing = self._throttle.standing

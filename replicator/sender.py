@@ -38,6 +38,7 @@ from replicator.plan import Fork, Lost, Resume, Send, UpToDate
 from replicator.report import Report
 from replicator.sealer import sealer_of
 from replicator.settings import ReplicaSettings
+from replicator.under_way import UnderWay
 from replicator.wire import MAIN_LINE, Description, Hello, Position
 from store.errors import StoreError
 from store.holds import place_hold
@@ -48,6 +49,9 @@ log = logging.getLogger(__name__)
 
 FIRST_RECHECK_S, RECHECK_S = 0.5, 60.0
 """After a refusal or a fork the vault is asked again soon, and then ever more seldom."""
+
+FAST_BPS = 1e6
+"""From here on a line is fast: keeping it busy, and being close behind, is worth some bytes."""
 
 HOLD_EVERY_S = 5.0
 MAX_STRANGE = 3
@@ -100,6 +104,7 @@ class Sender:
         """Rung when trying again at once may help: other settings, another network."""
         self._backoff = Backoff()
         self._ahead: _Ahead | None = None
+        self._under_way = UnderWay(store.uuid, report.sent, self._shipped, self._following)
         self._builder = trio.CapacityLimiter(1)
         self._held_at, self._held_lsn = float("-inf"), -1
         self._strange = 0
@@ -127,7 +132,10 @@ class Sender:
             await self._in_thread(self._outgoing.use_sealer, sealer)
             link = await trio.to_thread.run_sync(self._open_link, settings)
             async with link:
-                await self._converse(link, settings, until_caught_up)
+                try:
+                    await self._converse(link, settings, until_caught_up)
+                finally:
+                    await self._under_way.drop()
             return None
         except (Forked, Refused, BadRequest, BadSettings) as error:
             self._report.introduced = None
@@ -186,6 +194,7 @@ class Sender:
 
     async def _doubt(self, error: ReplicationError) -> None:
         log.info("the vault does not take what was sent: %s", error)
+        await self._under_way.drop()
         self._strange += 1
         if isinstance(error, BadShipment):
             self._outgoing.chooser.refused()
@@ -274,30 +283,27 @@ class Sender:
         if self._ahead is None:
             self._ahead = _Ahead(ready.kept.last_lsn + 1)
             self._nursery.start_soon(self._build_ahead, self._ahead)
-        before = start
+        return await self._under_way.ship(self._nursery, link, line, ready, start)
 
-        def progress(at: int) -> None:
-            nonlocal before
-            self._report.sent(at - before)
-            before = at
+    async def _following(self, ready: Ready) -> Ready | None:
+        """What comes after `ready`, if it is worth a second connection."""
+        ahead = self._ahead
+        if self._outgoing.chooser.line_bps < FAST_BPS or ahead is None:
+            return None
+        await ahead.done.wait()
+        following = ahead.ready
+        if following is None or following.kept.first_lsn != ready.kept.last_lsn + 1:
+            return None
+        return following if self._outgoing.suits(following) else None
 
-        uuid, shipment = self._store.uuid, ready.kept.shipment
-        chooser = self._outgoing.chooser
-        began_s = trio.current_time()
-        try:
-            position = await link.ship(uuid, line, shipment, ready.data, start, progress)
-            chooser.shipped(len(ready.data) - start, self._line_s(len(ready.data) - start, began_s))
-            return position
-        except Forked as error:
-            # Somebody else has just written there; the vault's position tells what to do.
-            raise Gap(str(error), error.hint) from error
+    def _shipped(self, wire_bytes: int, took_s: float) -> None:
+        self._outgoing.chooser.shipped(wire_bytes, self._line_s(wire_bytes, took_s))
 
-    def _line_s(self, wire_bytes: int, began_s: float) -> float:
+    def _line_s(self, wire_bytes: int, took_s: float) -> float:
         """How long so many bytes took the line, which is not how long the vault took to answer.
 
         The kernel's measure is of the line alone. Of a few bytes it says as little as the clock.
         """
-        took_s = trio.current_time() - began_s
         carried_bps = self._carried_bps()
         if wire_bytes < TELLING_BYTES or not carried_bps:
             return took_s

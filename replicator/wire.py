@@ -6,7 +6,8 @@ and `Authorization: Bearer TOKEN`; every refusal has a `Refusal` as its body.
     GET  /v1/hello                                   Hello
     PUT  /v1/volumes/UUID            Description     Position: the volume exists from now on
     GET  /v1/volumes/UUID/position[?line=L]          Position
-    PUT  /v1/volumes/UUID/shipments/ID[?line=L]      bytes of a shipment from `Content-Range` on
+    PUT  /v1/volumes/UUID/shipments/ID[?line=L&after=ID]
+                                                     bytes of a shipment from `Content-Range` on
                                                      200, 202: Position; 409: gap or fork
     GET  /v1/volumes/UUID/lines                      Lines
     POST /v1/volumes/UUID/common[?line=L]  Marks     Common: how far the histories are the same

@@ -127,7 +127,8 @@ class Vault:
         await self._check_quota(site_of(request), span)
         shipment = request.path_params["shipment"]
         try:
-            position = await desk.receive(shipment, span.total, span.start, _pieces(request))
+            after = request.query_params.get("after", "")
+            position = await desk.receive(shipment, span.total, span.start, _pieces(request), after)
         except (Gap, Forked) as error:
             error.position = await desk.position()
             raise

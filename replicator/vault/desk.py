@@ -10,20 +10,32 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import trio
 
-from replicator.errors import VaultBusy
+from replicator.errors import Gap, VaultBusy
 from replicator.vault.limits import Limits
 from replicator.vault.line import Line
+from replicator.vault.reading_ahead import read_ahead
 from replicator.vault.root import VaultRoot, checked_line, checked_uuid
 from replicator.wire import Position
 
 MAX_FINISHED = 256
 """Shipments that are remembered after they were taken in."""
 
+COME_S = 10.0
+"""A shipment that another one follows was sent before it; it can't be much later."""
+
 T = TypeVar("T")
+
+
+class _Sender(NamedTuple):
+    """A request that sends: what, behind what, and how to end it."""
+
+    shipment: str
+    after: str
+    scope: trio.CancelScope
 
 
 class Desk:
@@ -38,35 +50,76 @@ class Desk:
         self._finished: deque[str] = deque(maxlen=MAX_FINISHED)
         """Shipments that became part of the journal. One that a line brings once more must cost
         neither what is half received of another one nor the connection that brings that."""
-        self._sender: trio.CancelScope | None = None
-        """Of the newest request that sends; it may still be waiting for its turn."""
+        self._senders: list[_Sender] = []
+        """The requests that send: one has the turn; one that follows it may wait for it."""
+        self._changed = trio.Event()
 
     async def position(self) -> Position:
         """Where the line stands. While a shipment comes in: as of its last piece."""
         return await self._do(lambda line: line.position())
 
     async def receive(
-        self, shipment: str, total_bytes: int, start: int, pieces: AsyncIterator[bytes]
+        self,
+        shipment: str,
+        total_bytes: int,
+        start: int,
+        pieces: AsyncIterator[bytes],
+        after: str = "",
     ) -> Position:
         """Take in the bytes of a shipment from `start` on; where the line stands afterwards.
 
-        The errors of `Line`; VaultBusy when a newer connection takes over.
+        `after`: the shipment that it follows, on another connection. That one is not disturbed,
+        and what arrives until it is taken in waits in memory. The errors of `Line`; VaultBusy when
+        a newer connection takes over; Gap when what it follows is not taken in.
         """
         if shipment in self._finished:
             async for _ in pieces:
                 pass
             return await self.position()
-        if self._sender is not None:
-            self._sender.cancel()
-        with trio.CancelScope() as scope:
-            self._sender = scope
+        if not after:
+            for sender in self._senders:
+                if sender.after != shipment:
+                    sender.scope.cancel()
+        me = _Sender(shipment, after, trio.CancelScope())
+        with me.scope:
+            self._senders.append(me)
+            self._tell()
             try:
-                async with self._turn:
-                    return await self._receive(shipment, total_bytes, start, pieces)
+                if not after:
+                    return await self._take_turn(shipment, total_bytes, start, pieces)
+                async with read_ahead(pieces) as waiting:
+                    await self._wait_for(after)
+                    return await self._take_turn(shipment, total_bytes, start, waiting)
             finally:
-                if self._sender is scope:
-                    self._sender = None
+                self._senders.remove(me)
+                self._tell()
         raise VaultBusy("a newer connection of this site sends now", "this one is given up")
+
+    async def _take_turn(
+        self, shipment: str, total_bytes: int, start: int, pieces: AsyncIterator[bytes]
+    ) -> Position:
+        async with self._turn:
+            return await self._receive(shipment, total_bytes, start, pieces)
+
+    async def _wait_for(self, shipment: str) -> None:
+        """Until a shipment is taken in. Gap when it is given up, or does not come.
+
+        What is half received of it must not be lost to one that would not fit without it.
+        """
+        with trio.move_on_after(COME_S):
+            while shipment not in self._finished and not self._is_coming(shipment):
+                await self._changed.wait()
+        while self._is_coming(shipment):
+            await self._changed.wait()
+        if shipment not in self._finished:
+            raise Gap("the shipment before this one was not taken in")
+
+    def _is_coming(self, shipment: str) -> bool:
+        return any(sender.shipment == shipment for sender in self._senders)
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def _receive(
         self, shipment: str, total_bytes: int, start: int, pieces: AsyncIterator[bytes]
