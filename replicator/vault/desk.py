@@ -24,6 +24,9 @@ from replicator.wire import Position
 MAX_FINISHED = 256
 """Shipments that are remembered after they were taken in."""
 
+MAX_SENDERS = 3
+"""Of one line, at the same time: what waits for its turn takes memory."""
+
 COME_S = 10.0
 """A shipment that another one follows was sent before it; it can't be much later."""
 
@@ -76,6 +79,8 @@ class Desk:
             async for _ in pieces:
                 pass
             return await self.position()
+        if after == shipment or (after and len(self._senders) >= MAX_SENDERS):
+            raise VaultBusy("there are too many shipments on their way already")
         if not after:
             for sender in self._senders:
                 if sender.after != shipment:

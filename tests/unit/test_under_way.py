@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from replicator.errors import Gap, ReplicationError
+from replicator.errors import Gap, ReplicationError, VaultBusy
 from replicator.link import Link
 from replicator.outgoing import Outgoing, Ready
 from replicator.settings import LinkSettings
@@ -95,6 +95,18 @@ async def test_what_follows_a_damaged_shipment_is_refused_and_nothing_is_lost(si
             await sending.under_way.ship(nursery, link, "main", ready, 0)
         await sending.under_way.drop()
     same_history(site.store, site.replica)
+
+
+async def test_a_shipment_that_follows_itself_or_nothing_is_sent_away(site: Site) -> None:
+    uuid, first = site.store.uuid, site.ready[0]
+    name = first.kept.shipment
+    async with Link.open(site.link) as link:
+        with pytest.raises(VaultBusy):
+            await link.ship(uuid, "main", name, first.data, 0, lambda at: None, after=name)
+        with pytest.raises(Gap):
+            await link.ship(uuid, "main", name, first.data, 0, lambda at: None, after="ab" * 16)
+        assert (await link.position(uuid, "main")).partial is None
+        await link.ship(uuid, "main", name, first.data, 0, lambda at: None)
 
 
 async def test_dropping_what_follows_leaves_a_line_that_goes_on(site: Site) -> None:
