@@ -93,6 +93,11 @@ class Chooser:
             (before.raw_bytes_s + raw_bytes / max(took_s, 1e-6)) / 2,
             (before.ratio + wire_bytes / raw_bytes) / 2,
         )
+        # More work never leaves more bytes of the same content. Without this, what others came to
+        # with other content would keep them from being tried ever again.
+        for other in list(FIRST_COSTS)[: list(FIRST_COSTS).index(effort)]:
+            cost = self._costs[other]
+            self._costs[other] = cost._replace(ratio=min(cost.ratio, wire_bytes / raw_bytes))
 
     def refused(self) -> None:
         """The vault could make nothing of a shipment: the next ones are to refer to nothing.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from replicator.effort import Chooser, Effort, effort_for
+from replicator.effort import TELLING_BYTES, Chooser, Effort, effort_for
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,24 @@ def test_a_line_is_known_by_what_it_carried_last_however_long_ago() -> None:
     assert chooser.line_bps == 56_000
     chooser.limit_bps = 20_000
     assert chooser.line_bps == 20_000
+
+
+def test_other_content_on_a_thin_line_gets_the_fewest_bytes_again() -> None:
+    """What was learned of the efforts from a database's texts says nothing of its transactions."""
+    chooser, raw = Chooser(), 2 << 20
+    speed = {Effort.FAST: 100e6, Effort.GOOD: 10e6, Effort.BEST: 3e6}
+
+    def ship(ratios: dict[Effort, float]) -> Effort:
+        effort = chooser.choose()
+        wire = int(raw * ratios[effort])
+        chooser.built(effort, raw, wire, raw / speed[effort])
+        chooser.shipped(max(wire, TELLING_BYTES), max(wire, TELLING_BYTES) * 8 / 56_000)
+        return effort
+
+    for effort in (Effort.BEST, Effort.GOOD) * 3:
+        chooser.built(effort, raw, raw // 2, raw / speed[effort])
+    seen = [ship({Effort.BEST: 0.005, Effort.GOOD: 0.006, Effort.FAST: 0.07}) for _ in range(6)]
+    assert seen[-3:] == [Effort.BEST] * 3
 
 
 def test_content_that_can_not_be_made_smaller_is_not_worth_much_work() -> None:
