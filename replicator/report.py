@@ -54,6 +54,8 @@ class Report:
         self._moved_at = time.monotonic()
         if state != self._state:
             self._state = state
+            # A connection that has just been made has its time to move something.
+            self._moved_at = time.monotonic()
             self.changed.ring()
 
     @property

@@ -43,7 +43,7 @@ STATUS_ANYWAY_S = 20.0
 STATUS_PAUSE_S = 0.05
 """The status is written at most this often."""
 
-STILL_S = 2.0
+STILL_S = 10.0
 """A connection that has carried nothing for so long may be dead when the network changes."""
 
 LOCK_NAME = "replicator.lock"

@@ -9,6 +9,7 @@ import pytest
 
 from replicator.backlog import Backlog
 from replicator.pace import LONGEST_PAUSE_S, Backoff
+from replicator.report import Report
 from replicator.status import (
     RateMeter,
     ReplicaStatus,
@@ -129,3 +130,14 @@ def test_pauses_begin_anew_when_a_part_of_a_shipment_has_arrived() -> None:
 
 def test_pauses_are_drawn_from_zero_on() -> None:
     assert Backoff(draw=lambda: 0.0).next_s() == 0.0
+
+
+def test_a_new_connection_has_its_time_before_it_counts_as_still() -> None:
+    report = Report()
+    report.state = "sending"
+    while report.still_s < 0.01:
+        pass
+    before = report.still_s
+    report.state = "connecting"
+    report.state = "sending"
+    assert report.still_s < before
