@@ -21,7 +21,7 @@ import msgspec
 import zstandard
 from blake3 import blake3
 
-from replicator.errors import BadShipment, LinkDown, ReplicationError, VaultBusy
+from replicator.errors import BadShipment, LinkDown, PastRefused, ReplicationError, VaultBusy
 from replicator.link import mapped_error, refusal_error, tls_context
 from replicator.reading_wire import (
     ASKED_HEADER,
@@ -347,7 +347,7 @@ class _Troubles:
         self._patience_s = patience_s
         self._since_s = time.monotonic()
         self._pause_s = FIRST_PAUSE_S
-        self._refused = ""
+        self._refused: tuple[type[Exception], str] | None = None
 
     def met(self, error: Exception) -> None:
         """Return when it is to be tried again; raise when it is not.
@@ -355,9 +355,11 @@ class _Troubles:
         The pause has jitter, so that many readers do not come back at once.
         """
         if not isinstance(error, LinkDown | VaultBusy | Damaged):
-            if self._refused == str(error):
+            # By its kind, not its words: those of a moment to come tell the time, which moves on.
+            refused = type(error), error.kind if isinstance(error, PastRefused) else ""
+            if self._refused == refused:
                 raise error
-            self._refused = str(error)
+            self._refused = refused
             return
         if time.monotonic() - self._since_s > self._patience_s:
             if isinstance(error, Damaged):

@@ -21,6 +21,7 @@ from replicator.reading_wire import (
     DIGEST_HEADER,
     End,
     Entry,
+    PointMessage,
     State,
     asked_digest,
 )
@@ -152,6 +153,15 @@ def test_a_moment_that_has_not_arrived_is_told_as_such(tree: RecordedTree, tmp_p
         later = RemoteView(far._vault, far._line, Lsn(9999), 0)
         with pytest.raises(PastRefused) as caught:
             later.walk(b"")
+        assert caught.value.kind == "MomentInFuture"
+
+
+def test_a_refusal_that_tells_the_time_ends_too(tree: RecordedTree, tmp_path: Path) -> None:
+    tree.log(Kind.CHECKPOINT, 0, 0, b"{}")
+    with served(tree, tmp_path) as far:
+        asked = {"moment": "@2199-01-01T00:00:00Z"}
+        with pytest.raises(PastRefused, match="lies in the future; it is") as caught:
+            far._vault.message(far._line.url("resolve"), asked, PointMessage)
         assert caught.value.kind == "MomentInFuture"
 
 
