@@ -16,7 +16,7 @@ from typing import NamedTuple
 from replicator.effort import Chooser, Effort
 from replicator.folded import FoldedHeld, Folder, FoldNote, Folds
 from replicator.parting import CommonSearch
-from replicator.plan import BatchEnd, Kept, Step, plan
+from replicator.plan import BatchEnd, Fork, Kept, Step, plan
 from replicator.sealer import Sealer, comes_back
 from replicator.sealing import Ends, is_sealed
 from replicator.shipment import Known, ShippedBatch, encode_shipment, shipped
@@ -169,6 +169,10 @@ class Outgoing:
         """As `next_step`, whatever is being sent at the moment."""
         with self._journal.snapshot() as snapshot:
             return plan(position, _Table(snapshot, self._sealer), None)
+
+    def is_foreign(self, position: Position) -> bool:
+        """Does a vault that stands at `position` hold another history than ours? DamagedError."""
+        return isinstance(self.step_from(position), Fork)
 
     def common_search(self, held_lsn: int) -> CommonSearch:
         """A search for what the journal and a vault that holds `held_lsn` have in common."""

@@ -163,8 +163,7 @@ class Sender:
     async def _converse(self, link: Link, settings: ReplicaSettings, until_caught_up: bool) -> None:
         """Speak to the vault until it has everything (and for ever, if not `until_caught_up`)."""
         position = await self._begin(link, settings)
-        await self._in_thread(self._backlog.begin, position.next_lsn - 1)
-        self._take(position)
+        await self._take(position, self._backlog.begin)
         while True:
             try:
                 newer = await self._step(link, settings, position)
@@ -179,8 +178,7 @@ class Sender:
                 await self.news.wait()
                 continue
             position = newer
-            await self._in_thread(self._backlog.acknowledge, position.next_lsn - 1)
-            self._take(position)
+            await self._take(position, self._backlog.acknowledge)
 
     async def _begin(self, link: Link, settings: ReplicaSettings) -> Position:
         """Introduce ourselves; where the vault stands."""
@@ -204,10 +202,14 @@ class Sender:
             self._strange = 0
             raise LinkDown(str(error), error.hint) from error
 
-    def _take(self, position: Position) -> None:
-        """Note what the vault has said it holds."""
+    async def _take(self, position: Position, count: Callable[[int], None]) -> None:
+        """Note what the vault has said it holds, and `count` what waits; not of another history:
+        who waits for the vault to have ours must not hear of it."""
         partial = position.partial
         self._backoff.reached(position.next_lsn, partial.received_bytes if partial else 0)
+        if await self._in_thread(self._outgoing.is_foreign, position):
+            return
+        await self._in_thread(count, position.next_lsn - 1)
         self._report.acknowledged(position)
 
     # --- one step --------------------------------------------------------------------------------

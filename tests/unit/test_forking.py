@@ -14,6 +14,7 @@ import trio
 from replicator.forking import parting_text, read_parting
 from replicator.key_file import create_key_file
 from replicator.recover import Wish, recover
+from replicator.report import Report
 from replicator.running import Replicator
 from replicator.sealed_source import SealedFolder, SealedSource
 from replicator.settings import (
@@ -26,7 +27,7 @@ from replicator.settings import (
 from replicator.status import read_status
 from replicator.vault.lines import read_origin
 from replicator.vault.root import VaultRoot
-from replicator.wire import Common, Lines, Mark, Marks, NewLine
+from replicator.wire import Common, Lines, Mark, Marks, NewLine, Position
 from store.indexer import Indexer
 from store.verify import verify
 from store.volume import Store
@@ -106,6 +107,23 @@ def test_the_machine_that_comes_second_gets_a_line_of_its_own(
     assert server.root.lines(machines.uuid) == ["main", line]
     for name in ("main", line):
         assert verify(sending.replica(machines.one, name)).sound
+
+
+@pytest.mark.expects_warnings
+def test_what_another_machine_has_sent_is_never_told_as_ours(
+    machines: TwoMachines, sending: Sending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sending.send(machines.one)
+    told = []
+    note = Report.acknowledged
+
+    def noted(report: Report, position: Position) -> None:
+        told.append(position.line)
+        note(report, position)
+
+    monkeypatch.setattr(Report, "acknowledged", noted)
+    sending.send(machines.other)
+    assert told and "main" not in told
 
 
 @pytest.mark.expects_warnings
