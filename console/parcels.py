@@ -9,17 +9,23 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from console.control import connect_if_mounted
 from console.errors import ConsoleError, WrongUse
 from console.output import bytes_progress, path_text, say, size_text
 from console.volumes import volume_of
+from replicator.errors import Refused
 from replicator.wire import Position
+
+if TYPE_CHECKING:
+    from replicator.vault.root import VaultRoot
 
 
 def export(path: str, store_root: str | None, to: str, position_file: str | None) -> None:
-    """Write what is committed, from the vault's position on if one is given, into a file."""
+    """Write what there is, from the vault's position on if one is given, into a file."""
     from replicator.outgoing import Outgoing
     from replicator.parcel import Export
     from replicator.plan import Fork, Send, UpToDate
@@ -30,11 +36,16 @@ def export(path: str, store_root: str | None, to: str, position_file: str | None
 
     store = volume_of(path, store_root)
     settings = load_settings(store.root)
+    control = connect_if_mounted(store)
+    if control is not None:
+        with control:
+            control.call("sync")  # the last second is not in the journal yet
     with Journal(store) as journal:
         outgoing = Outgoing(store, journal, sealer_of(settings, store.uuid), beside=True)
         step = outgoing.step_from(_position(position_file))
         if isinstance(step, UpToDate):
-            raise ConsoleError("there is nothing to export: the vault has everything already")
+            why = "the vault has everything already" if position_file else "the history is empty"
+            raise ConsoleError(f"there is nothing to export: {why}")
         if not isinstance(step, Send):
             what = "another history" if isinstance(step, Fork) else "ops that are no longer kept"
             raise ConsoleError(f"the position in {position_file} is of {what}")
@@ -67,6 +78,18 @@ def _position(position_file: str | None) -> Position:
         ) from error
 
 
+def _check_site(vault: VaultRoot, name: str) -> None:
+    """Refused unless the vault knows it: a volume stays the site's under whose name it came."""
+    from replicator.vault.sites import Sites
+
+    known = Sites(vault.sites_dir).names()
+    if name not in known:
+        hint = f"name one of: {', '.join(known)}" if known else "let it in first"
+        raise Refused(
+            f"no site is called {name}", f"{hint}; or: cdpfs vault add-site {name} --root R"
+        )
+
+
 def import_parcel(file_name: str, root: str, site: str, line: str, position_to: str | None) -> None:
     """Take a parcel into a vault's folder; what is held already is passed over."""
     from replicator.parcel import read_head, read_shipments
@@ -76,6 +99,7 @@ def import_parcel(file_name: str, root: str, site: str, line: str, position_to: 
     vault = VaultRoot.open(Path(root))
     with contextlib.closing(vault), open(file_name, "rb") as file, bytes_progress() as progress:
         vault.lock()
+        _check_site(vault, site)
         head = read_head(file)
         uuid = head.volume.hex()
         vault.create_volume(site, uuid, head.description)
