@@ -140,7 +140,8 @@ class RemotePast:
 
 def _settings(source: VaultSource) -> LinkSettings:
     if source.url is None:
-        raise WrongUse("--volume and its like need a vault", "name it: --from URL, or --root R")
+        hint = "name it: --from URL (of diff: --vault URL), or --root R"
+        raise WrongUse("--volume and its like need a vault", hint)
 
     def absolute(path: str | None) -> str:
         return os.path.abspath(path) if path else ""

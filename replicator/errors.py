@@ -73,7 +73,7 @@ class Refused(ReplicationError):
 class BadSettings(ReplicationError):
     """What was set up can't be used: permanent until a person changes it."""
 
-    hint = "see cdpfs replicate start --help"
+    hint = "see the command's --help, or replica.toml in the store"
 
 
 class Gap(ReplicationError):

@@ -296,6 +296,19 @@ _ALERTS = {
 """What TLS says of a client's certificate (RFC 8446, 6.2), by OpenSSL's names."""
 
 
+_ANOTHER_NAME = "use a host name or address that is in the vault's certificate"
+_UNKNOWN_AUTHORITY = "name the vault's certificate authority: --ca F"
+_TRUST_HINTS = {
+    18: _UNKNOWN_AUTHORITY,  # self-signed
+    19: _UNKNOWN_AUTHORITY,  # self-signed, in the chain
+    20: _UNKNOWN_AUTHORITY,  # no issuer to be found
+    21: _UNKNOWN_AUTHORITY,  # no issuer of the first one
+    62: _ANOTHER_NAME,
+    64: _ANOTHER_NAME,
+}
+"""What to do about a vault's certificate, by OpenSSL's X509_V_ERR codes (x509_vfy.h)."""
+
+
 def mapped_error(error: httpx.HTTPError) -> ReplicationError:
     """A failure of the transport; one of trust stays until a person acts."""
     cause: BaseException | None = error
@@ -303,7 +316,7 @@ def mapped_error(error: httpx.HTTPError) -> ReplicationError:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return Refused(
                 f"the vault's certificate is not trusted: {cause.verify_message}",
-                "name the vault's certificate authority: cdpfs replicate start --ca F",
+                _TRUST_HINTS.get(cause.verify_code, "see --tls-cert at the vault, and --ca here"),
             )
         if isinstance(cause, ssl.SSLError) and (cause.reason or "") in _ALERTS:
             return Refused(

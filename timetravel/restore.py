@@ -118,7 +118,7 @@ def restore(
         plan.blocked.extend(further.blocked)
         plan.refused.extend(further.refused)
     if plan.refused:
-        hint = "name another destination with --to, or have what is there replaced"
+        hint = "name another destination with --to, or have what is there replaced (--overwrite)"
         raise RestoreRefused(plan.refused, hint)
     if resume is not None:
         resume.begin(plan)

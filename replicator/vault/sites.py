@@ -217,7 +217,8 @@ class Sites:
             return self._folder / f"{checked_line(name)}.toml"
         except BadRequest:
             raise BadRequest(
-                f"{name!r} can't be a name: it has lower-case letters, digits and -, at most 63"
+                f"{name!r} can't be a name",
+                "choose one of lower-case letters, digits and -, at most 63",
             ) from None
 
     def _write(self, site: SiteFile) -> None:
