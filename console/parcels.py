@@ -82,7 +82,8 @@ def _check_site(vault: VaultRoot, name: str) -> None:
     """Refused unless the vault knows it: a volume stays the site's under whose name it came."""
     from replicator.vault.sites import Sites
 
-    known = Sites(vault.sites_dir).names()
+    sites = Sites(vault.sites_dir)
+    known = [each for each in sites.names() if sites.get(each).kind == "site"]
     if name not in known:
         hint = f"name one of: {', '.join(known)}" if known else "let it in first"
         raise Refused(
