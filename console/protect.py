@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -314,9 +315,10 @@ def _say_protected(store: Store, created: bool) -> None:
         say(f"existing   {seeding}")
     say()
     say("Go on working there. Whenever you want something back:")
-    say(f"  ls {where}/.snapshots/@-10m/        the directory as it was ten minutes ago")
-    say(f"  cdpfs history {where}/FILE          when it changed, and who did it")
-    say(f"  cdpfs restore {where}/FILE --at @-10m")
+    shown = shlex.quote(where)
+    say(f"  ls {shown}/.snapshots/@-10m/        the directory as it was ten minutes ago")
+    say(f"  cdpfs history {shown}/FILE          when it changed, and who did it")
+    say(f"  cdpfs restore {shown}/FILE --at @-10m")
 
 
 def _seeding(status: Json) -> str:

@@ -235,7 +235,8 @@ def _show(done: Recovered, request: Request) -> None:
     if request.url is not None:
         line = "" if kept.line == MAIN_LINE else f" --line {kept.line}"
         seal = f" --seal {shlex.quote(request.key_file)} --key-backup B" if request.key_file else ""
-        say(f"  cdpfs replicate start {where} --to {request.url} --token-file F{line}{seal}")
+        trust = f" --ca {shlex.quote(request.ca)}" if request.ca else ""
+        say(f"  cdpfs replicate start {where} --to {request.url} --token-file F{trust}{line}{seal}")
     say("The lost machine must never write to that line again; if it comes back, it gets its own.")
 
 

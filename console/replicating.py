@@ -27,7 +27,7 @@ from replicator.settings import (
     read_token,
     save_settings,
 )
-from replicator.wire import Hello, Position
+from replicator.wire import MAIN_LINE, Hello, Position
 from store.volume import Store
 
 if TYPE_CHECKING:
@@ -184,7 +184,8 @@ def wait(path: str, store_root: str | None, timeout_s: float | None) -> None:
         link = required_settings(store).link  # read again: the line may become another one
         vault = (link.url, link.line)
         if acked >= lsn and (said.get("url"), said.get("line")) == vault:
-            say(f"replicated  up to LSN {acked}")
+            own = "" if link.line == MAIN_LINE else f"  in line {link.line}"
+            say(f"replicated  up to LSN {acked}{own}")
             return
         _raise_if_hopeless(store, said)
         if deadline is not None and time.monotonic() >= deadline:

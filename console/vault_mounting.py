@@ -54,6 +54,7 @@ def unmount_replica(mount_point: str) -> None:
     if (place, FILESYSTEM_NAME) not in mounts():
         raise WrongUse(f"no replica is mounted at {place}", "findmnt -t fuse.cdpfs lists them")
     if daemon.clear_stale_mount(place):
+        say(f"unmounted  {place} (its process was gone already)")
         return
     try:
         pid = int(os.getxattr(place, PID_XATTR))
@@ -71,6 +72,7 @@ def unmount_replica(mount_point: str) -> None:
             code=ExitCode.BUSY,
         )
     daemon.wait_for_end(pid)
+    say(f"unmounted  {place}")
 
 
 def replica_store(root: Path, volume: str, line: str | None) -> Store:
