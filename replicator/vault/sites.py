@@ -105,7 +105,8 @@ class Sites:
         try:
             status = path.stat()
         except FileNotFoundError:
-            raise Refused(f"no site or reader is called {name}", "see cdpfs vault list") from None
+            hint = "the files in sites/ of the vault have their names"
+            raise Refused(f"no site or reader is called {name}", hint) from None
         stamp = status.st_mtime_ns, status.st_ino, status.st_size
         with self._lock:
             known = self._known.get(name)
