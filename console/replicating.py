@@ -177,6 +177,10 @@ def wait(path: str, store_root: str | None, timeout_s: float | None) -> None:
     required_settings(store)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     lsn = _newest_lsn(store)
+    # What it said before may be of what somebody has mended just now: it is to try again first.
+    before: object = _tries(replication_of(store))
+    if not poke(store):
+        before = None
     while True:
         said = replication_of(store)
         assert said is not None
@@ -187,7 +191,8 @@ def wait(path: str, store_root: str | None, timeout_s: float | None) -> None:
             own = "" if link.line == MAIN_LINE else f"  in line {link.line}"
             say(f"replicated  up to LSN {acked}{own}")
             return
-        _raise_if_hopeless(store, said)
+        if said.get("state") != "refused" or _tries(said) != before:
+            _raise_if_hopeless(store, said)
         if deadline is not None and time.monotonic() >= deadline:
             raise ConsoleError(
                 f"the time is up: the vault has LSN {acked} of {lsn} ({said.get('state')})",
@@ -196,6 +201,11 @@ def wait(path: str, store_root: str | None, timeout_s: float | None) -> None:
                 code=ExitCode.BEHIND,
             )
         time.sleep(LOOK_S)
+
+
+def _tries(said: dict[str, Any] | None) -> tuple[object, object]:
+    """Tells one failed try from the next, over restarts too."""
+    return (said or {}).get("pid"), (said or {}).get("failures")
 
 
 def _newest_lsn(store: Store) -> int:

@@ -37,6 +37,7 @@ class Report:
         self._rate = RateMeter()
         self._moved_at = time.monotonic()
         self._error = self._hint = ""
+        self._failures = 0
         self._hello: Hello | None = None
         self._clock_ahead_s: float | None = None
 
@@ -68,6 +69,7 @@ class Report:
         if str(error) != self._error:
             log.info("%s: %s", state, error)
         self._error, self._hint = str(error), str(getattr(error, "hint", ""))
+        self._failures += 1
         self._state = state
         self.changed.ring()
 
@@ -123,5 +125,6 @@ class Report:
             wire_received_bytes=self._wire_received_bytes,
             clock_ahead_s=self._clock_ahead_s,
             alarm_lag_s=settings.policy.alarm_lag_s if settings is not None else 0.0,
+            failures=self._failures,
             pid=os.getpid(),
         )

@@ -89,6 +89,8 @@ class ReplicaStatus(msgspec.Struct, kw_only=True):
     clock_ahead_s: float | None = None
     """The vault's clock minus ours, as it was when the connection began."""
     alarm_lag_s: float = 0.0
+    failures: int = 0
+    """Connections of this process that ended with an error."""
     pid: int = 0
     time_ns: int = 0
     """When this was written, wall time."""

@@ -425,7 +425,7 @@ def test_a_recovery_that_is_killed_again_and_again_gets_to_its_end(site: Site) -
         *("--store", str(site.base / "new-store"), "--at", f"@lsn:{end}", *RING),
     ]
     kills = 0
-    for after_s in itertools.count(0.4, 0.1):
+    for after_s in itertools.count(0.2, 0.03):
         process = subprocess.Popen(command, env=machine.environment, stdout=subprocess.DEVNULL)
         try:
             assert process.wait(after_s) == 0
