@@ -38,7 +38,7 @@ from store.index_rows import ABORTED
 from store.journal import Journal, Snapshot
 from store.ops import Op
 from store.reindex import batch_place, is_torn_end
-from store.scan import ScannedBatch, read_batch
+from store.scan import ScannedBatch, find_batch, read_batch
 from store.segment import SEGMENT_BYTES, SegmentFile, SegmentWriter, list_segments
 from store.types import Lsn
 from store.volume import Store, take_lock
@@ -249,10 +249,27 @@ class LineWriter:
             except DamagedError as error:
                 # Nothing beyond the index's end was promised to anybody, unless the index was
                 # lost; what is sealed was promised in any case.
-                promised = not state.indexed_lsn and not is_torn_end(file, error)
+                promised = not state.indexed_lsn and not _is_first_batch_cut(file, error)
                 if file.last_lsn is not None or promised:
                     raise
                 return
+
+
+def _is_first_batch_cut(file: SegmentFile, error: DamagedError) -> bool:
+    """Beside an empty index: is it what a power cut left of a line's first batch?
+
+    That one is synced together with the segment's header, before there is a second one; so of the
+    two, the disk may have the batch alone.
+    """
+    if is_torn_end(file, error):
+        return True
+    if file.last_lsn is not None or error.offset >= segment.HEADER_BYTES:
+        return False
+    with file.path.open("rb") as opened:
+        found = find_batch(file, opened.fileno(), error.offset + 1)
+        if found is None or found.header.first_lsn != 1:
+            return False
+        return find_batch(file, opened.fileno(), found.offset + 1) is None
 
 
 def _whole_batches(

@@ -13,7 +13,7 @@ import pytest
 from replicator.errors import BadShipment, Forked, Gap, ReplicationError
 from replicator.shipment import ShippedBatch, encode_shipment
 from replicator.vault.ingest import LineWriter
-from store import durable
+from store import durable, segment
 from store.errors import DamagedError, StoreBusy, StoreFull
 from store.journal import Journal
 from store.segment import list_segments
@@ -302,6 +302,26 @@ def test_a_lost_index_beside_damage_costs_nothing_more(source: Store, replica: S
         with pytest.raises(DamagedError):
             ingest(replica)
     assert tree(replica.root) == before
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_first_batch_whose_header_never_reached_the_disk_was_promised_to_nobody(
+    source: Store, replica: Store, batches: int
+) -> None:
+    """A power cut may keep a batch and not what was written before it; two mean a lost index."""
+    data = list(shipments(source, 1))
+    ingest(replica, *data[:batches])
+    shutil.rmtree(replica.index_dir)
+    replica.index_dir.mkdir()
+    with _open_segment(replica).open("r+b") as file:
+        file.write(bytes(segment.HEADER_BYTES))
+    if batches == 2:
+        with pytest.raises(DamagedError):
+            ingest(replica)
+        return
+    ingest(replica, *data)
+    same_history(source, replica)
+    assert verify(replica).sound
 
 
 def test_errors_of_taking_in_have_hints(replica: Store) -> None:
