@@ -6,6 +6,13 @@ from typing import Annotated
 
 import typer
 
+from console.options import (
+    ReaderCertificate,
+    ReaderCertificateKey,
+    ReaderTokenFile,
+    VaultAuthority,
+)
+
 app = typer.Typer(
     name="key",
     help="The keys with which a site seals what it sends to its vault.",
@@ -88,16 +95,10 @@ def check(
         str | None, typer.Option("--volume", metavar="V", help="Of this volume, UUID or name.")
     ] = None,
     line: Annotated[str, typer.Option(metavar="L", help="The line of history.")] = "main",
-    token_file: Annotated[str | None, typer.Option(metavar="F", help="Holds a token.")] = None,
-    ca: Annotated[
-        str | None, typer.Option(metavar="F", help="The vault's certificate authority, PEM.")
-    ] = None,
-    client_cert: Annotated[
-        str | None, typer.Option(metavar="F", help="Certificate instead of a token, PEM.")
-    ] = None,
-    client_key: Annotated[
-        str | None, typer.Option(metavar="F", help="Its key, if it is in a file of its own.")
-    ] = None,
+    token_file: ReaderTokenFile = None,
+    ca: VaultAuthority = None,
+    client_cert: ReaderCertificate = None,
+    client_key: ReaderCertificateKey = None,
 ) -> None:
     """Is the key file whole, its backup good, and does it open what the vault has?"""
     from console.keys import check as run

@@ -56,3 +56,13 @@ Limit = Annotated[
     ),
 ]
 Foreground = Annotated[bool, typer.Option("--foreground", help="Stay attached, for supervisors.")]
+ReaderTokenFile = Annotated[str | None, typer.Option(metavar="F", help="Holds a token.")]
+VaultAuthority = Annotated[
+    str | None, typer.Option(metavar="F", help="The vault's certificate authority, PEM.")
+]
+ReaderCertificate = Annotated[
+    str | None, typer.Option(metavar="F", help="Certificate instead of a token, PEM.")
+]
+ReaderCertificateKey = Annotated[
+    str | None, typer.Option(metavar="F", help="Its key, if it is in a file of its own.")
+]

@@ -7,6 +7,15 @@ from typing import Annotated
 import typer
 
 from console.key_cli import app as key_app
+from console.options import (
+    Directory,
+    JsonOption,
+    ReaderCertificate,
+    ReaderCertificateKey,
+    ReaderTokenFile,
+    StoreOption,
+    VaultAuthority,
+)
 
 app = typer.Typer(
     name="replicate",
@@ -16,13 +25,6 @@ app = typer.Typer(
 )
 
 app.add_typer(key_app)
-
-Directory = Annotated[str, typer.Argument(metavar="DIR", help="Any path inside the volume.")]
-StoreOption = Annotated[
-    str | None,
-    typer.Option("--store", metavar="S", help="The volume's store, if it is not to be searched."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 @app.command()
@@ -295,16 +297,10 @@ def mirror(
         str, typer.Option(metavar="F", help="The key file with which the volume was sealed.")
     ],
     line: Annotated[str | None, typer.Option(metavar="L", help="The line of history.")] = None,
-    token_file: Annotated[str | None, typer.Option(metavar="F", help="Holds a token.")] = None,
-    ca: Annotated[
-        str | None, typer.Option(metavar="F", help="The vault's certificate authority, PEM.")
-    ] = None,
-    client_cert: Annotated[
-        str | None, typer.Option(metavar="F", help="Certificate instead of a token, PEM.")
-    ] = None,
-    client_key: Annotated[
-        str | None, typer.Option(metavar="F", help="Its key, if it is in a file of its own.")
-    ] = None,
+    token_file: ReaderTokenFile = None,
+    ca: VaultAuthority = None,
+    client_cert: ReaderCertificate = None,
+    client_key: ReaderCertificateKey = None,
 ) -> None:
     """Fetch a sealed volume and open it with its key, into a folder that vault commands read."""
     from console.mirroring import mirror as work

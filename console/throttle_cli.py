@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from console.options import Directory, JsonOption, StoreOption
+
 
 class _RateFirst(TyperGroup):
     """A group whose default command takes the place of a sub-command: `throttle 56k`."""
@@ -33,18 +35,12 @@ schedule = typer.Typer(
 )
 app.add_typer(schedule)
 
-Directory = Annotated[str, typer.Argument(metavar="DIR", help="Any path inside the volume.")]
 VolumeOption = Annotated[
     str | None, typer.Option("--volume", metavar="V", help="A volume by name, instead of DIR.")
 ]
 HostOption = Annotated[
     bool, typer.Option("--host", help="The limit that all volumes of this host share.")
 ]
-StoreOption = Annotated[
-    str | None,
-    typer.Option("--store", metavar="S", help="The volume's store, if it is not to be searched."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 @app.command("set")

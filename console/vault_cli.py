@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from console.options import JsonOption
+
 app = typer.Typer(
     name="vault",
     help="The other end of replication: keeps the histories of many sites.",
@@ -21,7 +23,6 @@ ByCertificate = Annotated[
         "--by-certificate", help="It has no token, but a certificate of the client CA with NAME."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 @app.command()
