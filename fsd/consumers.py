@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import trio
 
+from fsd.supervisor import program_folder
+
 log = logging.getLogger(__name__)
 
 LOOK_S = 5.0
@@ -151,7 +153,7 @@ class Consumer:
         try:
             command = [sys.executable, "-m", self.kind.module, str(self._root)]
             self._process = await trio.lowlevel.open_process(
-                command, stdin=reading, stdout=subprocess.DEVNULL, cwd=_program_folder()
+                command, stdin=reading, stdout=subprocess.DEVNULL, cwd=program_folder()
             )
         except BaseException:
             self._close_line()
@@ -209,11 +211,6 @@ class Consumers:
     def pids(self) -> dict[str, int]:
         """Those that run, by name."""
         return {each.kind.name: each.pid for each in self.all if each.pid}
-
-
-def _program_folder() -> str:
-    """The folder that holds our packages: the child must find them whatever the caller's cwd."""
-    return str(Path(__file__).resolve().parent.parent)
 
 
 def replication_alarms(said: dict[str, Any] | None) -> list[str]:

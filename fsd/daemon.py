@@ -44,7 +44,7 @@ from fsd.recovery import Recovery
 from fsd.resync import CLOCK_SLACK_NS
 from fsd.session import Session, boot_of
 from fsd.snapshots import Snapshots
-from fsd.starter import Starter, describe_error, first_of, is_news
+from fsd.starter import Starter, begin_process, describe_error, first_of
 from fsd.supervisor import Supervisor
 from fsd.touched import Before, look_back, undisturbed_since
 from fsd.unmount import unmount
@@ -84,13 +84,7 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("--ready-fd", type=int, default=-1)
     options = parser.parse_args()
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    logging.getLogger("pyfuse3").addFilter(is_news)
-    starter = Starter(options.ready_fd)
+    starter = begin_process(options.ready_fd)
     if options.ready_fd >= 0:
         os.set_inheritable(options.ready_fd, False)
     try:

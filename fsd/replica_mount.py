@@ -23,7 +23,7 @@ from fsd.mountpoint import FILESYSTEM_NAME, check_fuse, mount_options, mounts
 from fsd.replica import Replica
 from fsd.replica_operations import ReplicaOperations
 from fsd.snapshots import Snapshots
-from fsd.starter import Starter, describe_error, first_of, is_news
+from fsd.starter import Starter, begin_process, describe_error, first_of
 from fsd.unmount import unmount
 from store.errors import BadSettings, StoreError
 from store.volume import Store
@@ -39,15 +39,7 @@ def main() -> None:
     parser.add_argument("mount_point")
     parser.add_argument("--ready-fd", type=int, default=-1)
     options = parser.parse_args()
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    logging.getLogger("pyfuse3").addFilter(is_news)
-    if options.ready_fd >= 0:
-        os.set_inheritable(options.ready_fd, False)
-    starter = Starter(options.ready_fd)
+    starter = begin_process(options.ready_fd)
     try:
         trio.run(_run, options.store, os.path.realpath(options.mount_point), starter)
     except* (FsdError, StoreError, TimetravelError, OSError) as group:

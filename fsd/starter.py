@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from typing import Any
 
 import trio
@@ -37,6 +38,19 @@ class Starter:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def begin_process(ready_fd: int) -> Starter:
+    """Log to standard error, and keep the line to the starter for this process alone."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    logging.getLogger("pyfuse3").addFilter(is_news)
+    if ready_fd >= 0:
+        os.set_inheritable(ready_fd, False)
+    return Starter(ready_fd)
 
 
 def is_news(record: logging.LogRecord) -> bool:

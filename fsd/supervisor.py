@@ -131,7 +131,7 @@ class Supervisor:
         try:
             command = [sys.executable, "-m", "store.indexer", str(self._store.root)]
             self._process = await trio.lowlevel.open_process(
-                command, stdin=reading, stdout=subprocess.PIPE, cwd=_program_folder()
+                command, stdin=reading, stdout=subprocess.PIPE, cwd=program_folder()
             )
         finally:
             os.close(reading)
@@ -216,6 +216,6 @@ class Supervisor:
             await self._process.wait()
 
 
-def _program_folder() -> str:
+def program_folder() -> str:
     """The folder that holds our packages: the child must find them whatever the caller's cwd."""
     return str(Path(__file__).resolve().parent.parent)

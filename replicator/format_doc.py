@@ -17,7 +17,7 @@ from replicator.sealing import SEALED_TABLES
 from replicator.shipment import SHIPMENT_BATCH, SHIPMENT_HEADER
 from replicator.vault.sealed_files import ENTRY_TABLES
 from store.format import Table
-from store.format_doc import table_text
+from store.format_doc import keep_page, table_text
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "wire.md"
 
@@ -81,17 +81,7 @@ def render() -> str:
 
 def main(arguments: list[str]) -> int:
     """The command; returns its exit code."""
-    page = render()
-    if arguments == ["--check"]:
-        if PAGE.exists() and PAGE.read_text("utf-8") == page:
-            return 0
-        print(f"{PAGE.name} is not current: run python -m replicator.format_doc", file=sys.stderr)
-        return 1
-    if arguments:
-        print("usage: python -m replicator.format_doc [--check]", file=sys.stderr)
-        return 2
-    PAGE.write_text(page, "utf-8")
-    return 0
+    return keep_page(PAGE, render(), "replicator.format_doc", arguments)
 
 
 if __name__ == "__main__":

@@ -250,17 +250,21 @@ def _index_tables() -> str:
 
 def main(arguments: list[str]) -> int:
     """The command; returns its exit code."""
-    page = render()
+    return keep_page(PAGE, render(), "store.format_doc", arguments)
+
+
+def keep_page(path: Path, page: str, module: str, arguments: list[str]) -> int:
+    """Write a generated page, or `--check` that it is current; the exit code of `module`."""
     if arguments == ["--check"]:
-        if PAGE.exists() and PAGE.read_text("utf-8") == page:
+        if path.exists() and path.read_text("utf-8") == page:
             return 0
-        print(f"{PAGE.name} is not current: run python -m store.format_doc", file=sys.stderr)
+        print(f"{path.name} is not current: run python -m {module}", file=sys.stderr)
         return 1
     if arguments:
-        print("usage: python -m store.format_doc [--check]", file=sys.stderr)
+        print(f"usage: python -m {module} [--check]", file=sys.stderr)
         return 2
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page, "utf-8")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(page, "utf-8")
     return 0
 
 
