@@ -251,6 +251,24 @@ LIMITS = httpx.Limits(
 )
 
 
+def blocking_client(
+    settings: LinkSettings, transport: httpx.BaseTransport | None = None
+) -> httpx.Client:
+    """A client for whoever reads from a vault in order; over TLS unless `transport` is given.
+
+    BadSettings. Blocking: it reads the token and the certificates.
+    """
+    headers = {PROTOCOL_HEADER: str(PROTOCOL)}
+    if settings.token_file:
+        headers["Authorization"] = f"Bearer {read_token(settings.token_file)}"
+    return httpx.Client(
+        headers=headers,
+        trust_env=False,
+        transport=transport or httpx.HTTPTransport(verify=tls_context(settings)),
+        timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S, write=WRITE_S),
+    )
+
+
 def tls_context(settings: LinkSettings) -> ssl.SSLContext:
     """What proves the vault to us, and us to it. BadSettings. Blocking."""
     try:

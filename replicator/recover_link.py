@@ -18,18 +18,16 @@ import msgspec
 from blake3 import blake3
 
 from replicator.errors import BadShipment, LinkDown, Refused, Sealed, UnknownVolume, VaultBusy
-from replicator.link import ANSWER_S, CONNECT_S, WRITE_S, mapped_error, refusal_error, tls_context
+from replicator.link import blocking_client, mapped_error, refusal_error
 from replicator.pace import Backoff
 from replicator.reading_wire import DIGEST_HEADER, VolumeMessage
 from replicator.recover import Held
-from replicator.settings import LinkSettings, read_token
+from replicator.settings import LinkSettings
 from replicator.shipment import HEADER_BYTES, SHIPMENT_HEADER
 from replicator.vault.ingest import LineWriter
 from replicator.wire import (
     MAX_MESSAGE_BYTES,
     MAX_SHIPMENT_BYTES,
-    PROTOCOL,
-    PROTOCOL_HEADER,
     Lines,
     Position,
 )
@@ -52,21 +50,13 @@ class VaultUrl:
         say: Callable[[str], None] = lambda _: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        headers = {PROTOCOL_HEADER: str(PROTOCOL)}
-        if settings.token_file:
-            headers["Authorization"] = f"Bearer {read_token(settings.token_file)}"
         self._url = settings.url.rstrip("/")
         self._line = settings.line
         self._volume = volume
         self._say = say
         self._sleep = sleep
         self._backoff = Backoff()
-        self._client = httpx.Client(
-            headers=headers,
-            trust_env=False,
-            verify=tls_context(settings),
-            timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S, write=WRITE_S),
-        )
+        self._client = blocking_client(settings)
         self._uuid = ""
         self._wanted = True
 

@@ -14,18 +14,18 @@ import httpx
 import msgspec
 
 from replicator.errors import BadShipment, LinkDown, Refused, UnknownVolume, VaultBusy
-from replicator.link import ANSWER_S, CONNECT_S, WRITE_S, mapped_error, refusal_error, tls_context
+from replicator.link import blocking_client, mapped_error, refusal_error
 from replicator.pace import Backoff
 from replicator.recover import Held
 from replicator.sealed_wire import SealedVolume
 from replicator.sealing import HEADER_BYTES, KeyRing, read_header
-from replicator.settings import LinkSettings, read_token
+from replicator.settings import LinkSettings
 from replicator.unsealing import Unsealer
 from replicator.vault.ingest import LineWriter
 from replicator.vault.root import VaultRoot
 from replicator.vault.sealed_files import held_shipments
 from replicator.vault.sealed_reading import describe
-from replicator.wire import MAX_MESSAGE_BYTES, PROTOCOL, PROTOCOL_HEADER
+from replicator.wire import MAX_MESSAGE_BYTES
 from store.types import Lsn
 
 MAX_FAILURES = 100
@@ -133,18 +133,10 @@ class SealedLink:
         sleep: Callable[[float], None] = time.sleep,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        headers = {PROTOCOL_HEADER: str(PROTOCOL)}
-        if settings.token_file:
-            headers["Authorization"] = f"Bearer {read_token(settings.token_file)}"
         self._url = settings.url.rstrip("/")
         self._sleep = sleep
         self._say = say
-        self._client = httpx.Client(
-            headers=headers,
-            trust_env=False,
-            transport=transport or httpx.HTTPTransport(verify=tls_context(settings)),
-            timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S, write=WRITE_S),
-        )
+        self._client = blocking_client(settings, transport)
 
     def __enter__(self) -> Self:
         return self
