@@ -1,0 +1,169 @@
+"""The exceptions of the tape library.
+
+TapeError
+├── TemporaryTapeError         trying again later can help
+│   ├── LibraryBusy            another process works with the library
+│   ├── NotReady               no cartridge in the drive, or it is still being loaded
+│   ├── NoScratch              no cartridge that may be written, and none that may be recycled
+│   ├── NeedsCartridge         what is asked for lies on cartridges that are not in the library
+│   └── ChangerJam             the changer did not do what it was told
+├── EarlyWarning               the end of the medium is near: only the trailer still fits
+├── EndOfMedium                nothing fits any more
+├── EndOfData                  nothing was written behind here (blank check)
+├── WriteProtected             the cartridge's tab, or the library, forbids writing
+├── MediaError                 the medium could not be read or written
+├── DriveDead                  the drive does not answer or answers nonsense
+├── BadCartridge               what is on a cartridge is not ours, or not whole
+│   ├── NoLabel                blank or foreign: no label of cdpfs
+│   ├── NewerCartridge         written by a newer cdpfs
+│   ├── WrongCartridge         another cartridge than its barcode or place says
+│   └── BadArchive             an archive that is damaged or was not finished
+├── ArchiveTooLarge            the cartridges are too small for what can't be split
+├── BadSettings                settings or a library's description that can't be used
+├── NoSuchLibrary              no library at that place
+├── NoSuchCartridge            no cartridge of that name
+├── NoSuchSet                  no set that fits what was asked for
+└── LibraryExists              the place is taken
+"""
+
+from __future__ import annotations
+
+
+class TapeError(Exception):
+    """Something that the library could not do. `hint` says what the person can do next."""
+
+    hint = "see `cdpfs tape status`"
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = hint
+
+
+class TemporaryTapeError(TapeError):
+    """A failure that may go away by itself or by what `hint` says."""
+
+
+class LibraryBusy(TemporaryTapeError):
+    """Another process works with the library."""
+
+    hint = "wait until it has ended; `cdpfs tape status` shows what is going on"
+
+
+class NotReady(TemporaryTapeError):
+    """No cartridge in the drive, or it is still being loaded."""
+
+
+class NoScratch(TemporaryTapeError):
+    """No cartridge that may be written, and none that may be recycled."""
+
+    hint = "put blank cartridges into the import slots: cdpfs tape import"
+
+
+class NeedsCartridge(TemporaryTapeError):
+    """What is asked for lies on cartridges that are not in the library. `barcodes` names them."""
+
+    hint = "bring them and put them into the import slots: cdpfs tape import"
+
+    def __init__(self, message: str, barcodes: tuple[str, ...], hint: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.barcodes = barcodes
+
+
+class ChangerJam(TemporaryTapeError):
+    """The changer did not do what it was told."""
+
+    hint = "look at the library; then cdpfs tape inventory"
+
+
+class EarlyWarning(TapeError):
+    """The end of the medium is near: only the trailer still fits.
+
+    Whether the block that met it was written is not known.
+    """
+
+
+class EndOfMedium(TapeError):
+    """Nothing fits any more."""
+
+
+class EndOfData(TapeError):
+    """Nothing was written behind here (blank check)."""
+
+
+class WriteProtected(TapeError):
+    """The cartridge's tab, or the library, forbids writing."""
+
+    hint = "move the tab on the cartridge, or take another one"
+
+
+class MediaError(TapeError):
+    """The medium could not be read or written."""
+
+    hint = "the cartridge is counted as faulty; cdpfs tape retire takes it out of use"
+
+
+class DriveDead(TapeError):
+    """The drive does not answer or answers nonsense."""
+
+    hint = "look at the drive; the library goes on with its other drives"
+
+
+class BadCartridge(TapeError):
+    """What is on a cartridge is not ours, or not whole."""
+
+
+class NoLabel(BadCartridge):
+    """Blank or foreign: no label of cdpfs. `blank` tells which."""
+
+    def __init__(self, message: str, blank: bool, hint: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.blank = blank
+
+
+class NewerCartridge(BadCartridge):
+    """Written by a newer cdpfs."""
+
+    hint = "update cdpfs on this machine; nothing on the cartridge was changed"
+
+
+class WrongCartridge(BadCartridge):
+    """Another cartridge than its barcode or place says."""
+
+    hint = "cdpfs tape inventory --read-labels finds out which cartridge is where"
+
+
+class BadArchive(BadCartridge):
+    """An archive that is damaged or was not finished."""
+
+
+class ArchiveTooLarge(TapeError):
+    """The cartridges are too small for what can't be split."""
+
+    hint = "use cartridges of a larger capacity"
+
+
+class BadSettings(TapeError):
+    """Settings or a library's description that can't be used."""
+
+
+class NoSuchLibrary(TapeError):
+    """No library at that place."""
+
+    hint = "make one: cdpfs tape create-library DIR"
+
+
+class NoSuchCartridge(TapeError):
+    """No cartridge of that name."""
+
+    hint = "cdpfs tape inventory lists them"
+
+
+class NoSuchSet(TapeError):
+    """No set that fits what was asked for."""
+
+    hint = "cdpfs tape status lists the sets"
+
+
+class LibraryExists(TapeError):
+    """The place is taken."""
