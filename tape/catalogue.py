@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from tape.layout import ArchiveHead, Barcode, Count, Digest, Label, Text, Uuid
+from tape.layout import ArchiveHead, Barcode, Count, Cursor, Digest, Label, Text, Uuid
 
 Place = Literal["slot", "door", "drive", "outside", "missing"]
 """`outside`: exported, `Cartridge.note` says where to; `missing`: it is not where it should be."""
@@ -62,7 +62,11 @@ class ArchiveKept(Event, tag="archive"):
     blocks: Count
     head: ArchiveHead
     digest: Digest
+    """BLAKE3 of all its blocks as they are on the cartridge."""
     last_part: bool = False
+    next: Cursor | None = None
+    needs_lsn: Count = 0
+    """These two as in `layout.ArchiveEnd`."""
     barrier_lsn: Count = 0
     barrier_time_ns: Count = 0
 

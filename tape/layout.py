@@ -9,7 +9,8 @@ the last block of an archive is filled up with zeros, as tar does. File 0 is the
 Kinds of archive:
 
     full       a part of a synthetic full: pax entries VOLUME/PATH with everything that tar
-               restores; CDPFS.* pax records carry what only a store needs
+               restores; what only a store needs stands in the pax record `comment`, about which
+               no tar complains
     log        whole batches of the journal, cdpfs/batches/FIRST-LAST.batch (20 digits each)
     catalogue  cdpfs/catalogue.json: what the library knew when it was written
 
@@ -91,6 +92,20 @@ class ArchiveHead(msgspec.Struct, kw_only=True, frozen=True):
     """Of a full: what of `volume.toml` a rebuilt store takes over."""
 
 
+class Cursor(msgspec.Struct, kw_only=True, frozen=True):
+    """Where an archive of a full begins, in the view that the full is made from.
+
+    Numbers only: of a sealed set it gives away no name.
+    """
+
+    directory: Count
+    """NodeId of the directory."""
+    entry: Count
+    """Which of its entries, in the order of their names, from 0."""
+    part: Count = 0
+    """Of a file that is cut into parts: which part, from 0."""
+
+
 class ArchiveEnd(msgspec.Struct, kw_only=True, frozen=True):
     """The last member of an archive: without it the archive was not finished."""
 
@@ -102,5 +117,9 @@ class ArchiveEnd(msgspec.Struct, kw_only=True, frozen=True):
     """BLAKE3 of these bytes."""
     last_part: bool = False
     """Of a full: its last archive."""
+    next: Cursor | None = None
+    """Of a full: where its next archive begins; None for the last."""
+    needs_lsn: Count = 0
+    """Of the last archive of a full: the set is of use only when its log reaches this LSN."""
     barrier_lsn: Count = 0
     """The newest barrier in it; 0 for none."""
