@@ -4,7 +4,8 @@ A program that writes a file aside and then renames (or links) it to its name ha
 something, unless it goes on with names that exist: a link is followed by the unlink of the first
 name, a rename over the branch by the unlink of its lock. So such a point is put at once and
 withdrawn if the same program's next change is an unlink, rename or link; then the point moves
-there. Between directories it makes them one group.
+there. (One of an earlier batch becomes a `sync` point: somebody may be shown it.) Between
+directories it makes them one group.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class Names:
         state = group.state
         if not state.step or state.step != op.actor or state.open_since:
             return False
-        reason = self._points.withdraw(group)
+        reason = self._points.withdraw(group, op.lsn)
         self._points.change(group, op.lsn, op.time_ns)
         self._points.complete(group, op, reason, step=True)
         return True

@@ -14,7 +14,8 @@ from store.barrier_state import SYNC, TRANSACTION, NewestPoint, encode_point
 from store.ops import Folded, Op
 
 SYNC_BURST_NS: Final = 1_000_000_000
-"""Of the sync points of a group within so long only the last is kept: copying a tree makes many."""
+"""Of the sync points of a group that one batch finds within so long only the last is kept: copying
+a tree makes many. One of an earlier batch stays: readers may have been shown it as a barrier."""
 
 _FOR_EVER: Final = 1 << 63
 
@@ -26,6 +27,8 @@ class Points:
         self._groups = groups
         self._rows = rows
         self._written: dict[tuple[int, int], bytes | None] = {}
+        self._of_this_batch: set[tuple[int, int]] = set()
+        """(group, LSN) of points that no reader can have seen yet."""
         self._open: dict[int, None] = dict.fromkeys(groups.machine.open)
         self.check_ns = 0
         """Time from which on an open group may have fallen quiet."""
@@ -36,6 +39,7 @@ class Points:
         for (group, lsn), row in self._written.items():
             self._rows.put_point(group, lsn, row)
         self._written.clear()
+        self._of_this_batch.clear()
         self._groups.machine.open = list(self._open)
 
     # --- changes and points ----------------------------------------------------------------------
@@ -64,22 +68,33 @@ class Points:
                 return  # nothing has changed since: the group is still at the old one
             self._written[state.id, old.lsn] = encode_point(old, lsn)
         close = old is not None and time_ns - old.burst_ns < SYNC_BURST_NS
-        if old is not None and old.grade == grade == SYNC and close:
+        if old is not None and old.grade == grade == SYNC and close and self._is_unseen(group):
             burst_ns = old.burst_ns
             self._written[state.id, old.lsn] = None
         state.deferred, state.step = b"", 0
         state.point = NewestPoint(lsn, time_ns, grade, reason, burst_ns)
         state.open_since = 0
         self._written[state.id, lsn] = encode_point(state.point, 0)
+        self._of_this_batch.add((state.id, lsn))
         self._open.pop(state.id, None)
         self._groups.touch(group)
 
-    def withdraw(self, group: LiveGroup) -> bytes:
-        """The newest point was none: what comes now belongs to the same step. Its reason."""
-        state = group.state
-        assert state.point is not None
-        self._written[state.id, state.point.lsn] = None
-        reason, state.point, state.step = state.point.reason, None, 0
+    def _is_unseen(self, group: LiveGroup) -> bool:
+        """Whether the newest point was found in this batch: only then may it be taken back."""
+        point = group.state.point
+        return point is not None and (group.state.id, point.lsn) in self._of_this_batch
+
+    def withdraw(self, group: LiveGroup, lsn: int) -> bytes:
+        """The newest point was none: what comes now, at `lsn`, is of the same step. Its reason.
+
+        Where readers may have been shown it, it goes on to be a barrier, but no transaction.
+        """
+        state, point = group.state, group.state.point
+        assert point is not None
+        unseen = self._is_unseen(group)
+        reason, state.point, state.step = point.reason, None, 0
+        point.grade = SYNC
+        self._written[state.id, point.lsn] = None if unseen else encode_point(point, lsn)
         return reason
 
     def complete(self, group: LiveGroup, op: Op, reason: bytes, step: bool = False) -> None:

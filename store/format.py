@@ -263,7 +263,7 @@ class Flag(IntFlag):
     SYNCHRONOUS = 32  # of WRITE: through O_SYNC or O_DSYNC, durable when it returned
 
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 """Version of the LMDB tables: an index of another version is rebuilt from the segments."""
 
 

@@ -104,6 +104,24 @@ def check(points: list[Point], last: int) -> None:
 
 
 @settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(1, 40))
+def test_what_is_said_of_a_batch_stays_true_whatever_comes_behind_it(seed: int, often: int) -> None:
+    play = Play(random.Random(seed))
+    said: dict[tuple[int, int], Point] = {}
+    last = 0
+    for number in range(STEPS):
+        play.step()
+        if number % often:
+            continue
+        found = {(point.group, point.lsn): point for point in play.log.points()}
+        for key, point in said.items():
+            now = found.get(key)
+            assert now is not None, f"{point} was taken back"
+            assert now.until == point.until or now.until > last, f"{point} ended before it was read"
+        said, last = found, len(play.log.ops)
+
+
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1 << 32), st.integers(0, 1 << 32))
 def test_any_ops_give_points_that_hold_together_and_do_not_depend_on_restarts(
     seed: int, restarts: int

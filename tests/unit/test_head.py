@@ -193,3 +193,17 @@ def test_a_synchronous_write_is_not_taken_for_one_found_after_a_gap(tree: Record
     tree.commit()
     with tree.journal.snapshot() as snapshot:
         assert not within_resync(snapshot, before)
+
+
+def test_what_was_shown_as_a_barrier_stays_one(tree: RecordedTree) -> None:
+    reader = Reader(tree)
+    daemon(tree, 100)
+    shown = []
+    for number in range(4):
+        tree.write(b"notes", b"%d" % number)
+        tree.log(Kind.FSYNC, tree.node(b"notes"), 0)
+        shown.append(reader.ask())
+    assert [head.lsn for head in shown] == sorted({head.lsn for head in shown})
+    for head in shown:
+        assert head.is_barrier
+        assert not head_point(tree.journal, head, reader.settings).mid_transaction
