@@ -1,8 +1,8 @@
 """A vault as its readers ask it: requests of `replicator.reading_wire`, each as one call.
 
-Duty: HTTP. A broken or damaged answer is asked for again until it is whole, for PATIENCE_S; then it
-is LinkDown. A refusal is believed when it comes twice, since a damaged request is refused as well.
-Synchronous; any thread.
+Duty: HTTP. A broken or damaged answer is asked for again until it is whole, as long as `Patience`
+says; then it is LinkDown. A refusal is believed when it comes twice, since a damaged request is
+refused as well. Synchronous; any thread.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import httpx
 import msgspec
@@ -37,15 +37,28 @@ from replicator.reading_wire import (
 from replicator.settings import LinkSettings, read_token
 from replicator.wire import MAIN_LINE, PROTOCOL, PROTOCOL_HEADER
 
-PATIENCE_S: Final = 60.0
-"""So long a request is tried again."""
-FIRST_PATIENCE_S: Final = 1.0
-"""Of the first request: an address that is wrong is to be told soon."""
+
+class Patience(NamedTuple):
+    """How long an answer is waited for. A request is given up when it was tried for `again_s`, and
+    at least `tries` times."""
+
+    again_s: float = 60.0
+    tries: int = 3
+    """More than one, since an answer whose length was damaged ends in a silence, and that takes
+    longer than `again_s`."""
+    silence_s: float = 120.0
+    """Without a byte from the vault, which may have to search for a while."""
+
+    @property
+    def at_first(self) -> Patience:
+        """Of the first request: an address that is wrong is to be told soon."""
+        return self._replace(again_s=min(self.again_s, 1.0), tries=1)
+
+
+PATIENCE: Final = Patience()
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 8.0
 CONNECT_S: Final = 20.0
-SILENCE_S: Final = 120.0
-"""Without a byte from the vault; it may have to search for a while."""
 MAX_CONNECTIONS: Final = 8
 
 FIRST_SPEED_BYTES_S: Final = 4e6
@@ -123,16 +136,22 @@ class Speed:
 class RemoteVault:
     """The vault of `settings`. A context manager."""
 
-    def __init__(self, settings: LinkSettings, rate_bytes_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        settings: LinkSettings,
+        rate_bytes_s: float = 0.0,
+        patience: Patience = PATIENCE,
+    ) -> None:
         self._url = settings.url.rstrip("/")
         self._pace = Pace(rate_bytes_s)
         self.speed = Speed()
+        self._patience = patience
         self._gone = threading.Event()
         self._piece_bytes = 16 << 10 if rate_bytes_s else 1 << 20
         token = read_token(settings.token_file) if settings.token_file else ""
         limits = httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=300)
         transport = httpx.HTTPTransport(verify=tls_context(settings), limits=limits)
-        timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_S, pool=None)
+        timeout = httpx.Timeout(patience.silence_s, connect=CONNECT_S, pool=None)
         self._client = httpx.Client(transport=transport, trust_env=False, timeout=timeout)
         self._client.headers = httpx.Headers(
             {PROTOCOL_HEADER: str(PROTOCOL), "accept-encoding": "identity"}
@@ -163,7 +182,8 @@ class RemoteVault:
 
     def volumes(self) -> list[VolumeMessage]:
         """What may be read."""
-        return self.message("/v1/volumes", {}, list[VolumeMessage], patience_s=FIRST_PATIENCE_S)
+        where, at_first = "/v1/volumes", self._patience.at_first
+        return self.message(where, {}, list[VolumeMessage], patience=at_first)
 
     def message(
         self,
@@ -171,7 +191,7 @@ class RemoteVault:
         params: dict[str, Any],
         kind: type[_Message],
         body: bytes | None = None,
-        patience_s: float = PATIENCE_S,
+        patience: Patience | None = None,
     ) -> _Message:
         """One request; its answer as a message of `kind`."""
 
@@ -179,13 +199,13 @@ class RemoteVault:
             message: _Message = self._decoded(self._whole(path, params, body), kind)
             return message
 
-        return self._patiently(ask, patience_s)
+        return self._patiently(ask, patience)
 
     def lines(self, path: str, params: dict[str, Any], kind: Any) -> Iterator[Any]:
         """An answer of lines, each as it comes. When it breaks off it is asked for again, and goes
         on behind the lines that were given."""
         given = 0
-        troubles = _Troubles(self._gone)
+        troubles = _Troubles(self._gone, self._patience)
         while True:
             count = 0
             try:
@@ -194,7 +214,7 @@ class RemoteVault:
                     count += 1
                     if count > given:
                         given = count
-                        troubles = _Troubles(self._gone)
+                        troubles = _Troubles(self._gone, self._patience)
                         yield row
                 return
             except (Damaged, ReplicationError) as error:
@@ -237,8 +257,8 @@ class RemoteVault:
 
     # --- HTTP ------------------------------------------------------------------------------------
 
-    def _patiently(self, ask: Callable[[], _Message], patience_s: float = PATIENCE_S) -> _Message:
-        troubles = _Troubles(self._gone, patience_s)
+    def _patiently(self, ask: Callable[[], _Message], patience: Patience | None = None) -> _Message:
+        troubles = _Troubles(self._gone, patience or self._patience)
         while True:
             try:
                 return ask()
@@ -342,10 +362,11 @@ class RemoteVault:
 class _Troubles:
     """What went wrong with one request so far."""
 
-    def __init__(self, gone: threading.Event, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, gone: threading.Event, patience: Patience) -> None:
         self._gone = gone
-        self._patience_s = patience_s
+        self._patience = patience
         self._since_s = time.monotonic()
+        self._tries = 0
         self._pause_s = FIRST_PAUSE_S
         self._refused: tuple[type[Exception], str] | None = None
 
@@ -361,7 +382,9 @@ class _Troubles:
                 raise error
             self._refused = refused
             return
-        if time.monotonic() - self._since_s > self._patience_s:
+        self._tries += 1
+        tried_s = time.monotonic() - self._since_s
+        if tried_s > self._patience.again_s and self._tries >= self._patience.tries:
             if isinstance(error, Damaged):
                 raise BadShipment(
                     f"{error}, again and again",
