@@ -1,7 +1,7 @@
-"""What the library knows: cartridges, sets, and where each archive is. Pure.
+"""What the library knows: the events that its catalogue is made of. Pure.
 
-Duty: the events that make up the catalogue, and the state that they add up to. It is written by
-`tape/catalogue_file.py` and can be rebuilt from the cartridges alone (`tape/scan.py`).
+Duty: the events. What they add up to is in `tape/catalogue_state.py`; they are written by
+`tape/catalogue_file.py` and can be found again from the cartridges alone (`tape/scan.py`).
 
 An event is recorded when it has become true: an archive when it has been written, synchronously
 marked and read back (I-7); a movement when the changer has done it. So after a crash the catalogue
@@ -11,50 +11,73 @@ is written over.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
-from tape.layout import ArchiveHead, Barcode, Count, Cursor, Digest, Label, Text, Uuid
+from tape.layout import ArchiveHead, Barcode, Count, Cursor, Digest, Label, PoolName, Text, Uuid
+
+SCRATCH_POOL: Final = "scratch"
+"""Of the label of a cartridge that any pool of any volume may take."""
+NO_VOLUME: Final = "0" * 32
+"""The volume on the label of such a cartridge."""
 
 Place = Literal["slot", "door", "drive", "outside", "missing"]
 """`outside`: exported, `Cartridge.note` says where to; `missing`: it is not where it should be."""
+Finding = Literal["blank", "foreign", "newer", "protected", "unreadable", "gone"]
+"""What a cartridge without a label of this library is; `gone`: it is in the library no more."""
+
+LabelRef = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{32})?$")]
+"""A label's id, or empty for none."""
 
 
-class Event(msgspec.Struct, kw_only=True, tag_field="event"):
+class Event(msgspec.Struct, kw_only=True, frozen=True, tag_field="event"):
     """Something that became true at `time_ns`."""
 
     time_ns: Count
 
 
-class Labelled(Event, tag="labelled"):
+class Labelled(Event, frozen=True, tag="labelled"):
     """A cartridge got a label; what was on it before is gone."""
 
     label: Label
+    replaces: LabelRef = ""
+    """The label that it had before; empty when it was not on the books."""
 
 
-class Moved(Event, tag="moved"):
+class Moved(Event, frozen=True, tag="moved"):
     """A cartridge was seen at, or brought to, a place. `number`: of the slot or drive."""
 
     label_id: Uuid
     place: Place
     number: Count = 0
     barcode: Barcode = ""
+    """As the robot reads it now; empty: it was not read, the one known stays."""
     note: Text = ""
     """Where it is outside ("box 3")."""
 
 
-class SetOpened(Event, tag="set-opened"):
+class Stranger(Event, frozen=True, tag="stranger"):
+    """A cartridge without a label of this library was looked at (or is there no more)."""
+
+    barcode: Barcode
+    slot: Count
+    finding: Finding
+    note: Text = ""
+    """What was read on it, for people."""
+
+
+class SetOpened(Event, frozen=True, tag="set-opened"):
     """A set was begun in the label's pool."""
 
     set_id: Uuid
-    pool: str
+    pool: PoolName
     volume_uuid: Uuid
     base_lsn: Count
     base_time_ns: Count
 
 
-class ArchiveKept(Event, tag="archive"):
+class ArchiveKept(Event, frozen=True, tag="archive"):
     """An archive is on a cartridge as file `file`: marked synchronously and read back."""
 
     label_id: Uuid
@@ -71,27 +94,35 @@ class ArchiveKept(Event, tag="archive"):
     barrier_time_ns: Count = 0
 
 
-class SetClosed(Event, tag="set-closed"):
+class ArchiveBad(Event, frozen=True, tag="archive-bad"):
+    """An archive that was kept can't be read any more: its set ends before it."""
+
+    label_id: Uuid
+    file: Count
+    what: Text
+
+
+class SetClosed(Event, frozen=True, tag="set-closed"):
     """Nothing more comes to the set; retention counts from now. `whole`: its full is finished."""
 
     set_id: Uuid
     whole: bool = True
 
 
-class CartridgeClosed(Event, tag="cartridge-closed"):
+class CartridgeClosed(Event, frozen=True, tag="cartridge-closed"):
     """Nothing more is written to it: it is full, was exported, or failed."""
 
     label_id: Uuid
     reason: Text
 
 
-class Recycled(Event, tag="recycled"):
-    """Its sets are given up; it is scratch again."""
+class Recycled(Event, frozen=True, tag="recycled"):
+    """What is on it is given up; unless it is retired, it is scratch again."""
 
     label_id: Uuid
 
 
-class Retired(Event, tag="retired"):
+class Retired(Event, frozen=True, tag="retired"):
     """It is never written again. What is on it counts until it is recycled from the books."""
 
     label_id: Uuid
@@ -99,15 +130,15 @@ class Retired(Event, tag="retired"):
     reason: Text
 
 
-class Faulted(Event, tag="faulted"):
+class Faulted(Event, frozen=True, tag="faulted"):
     """A cartridge or drive failed. `drive` is -1 when it is the medium alone."""
 
-    label_id: str
-    drive: int
+    label_id: LabelRef
+    drive: Annotated[int, msgspec.Meta(ge=-1, le=1 << 16)]
     what: Text
 
 
-class Cleaned(Event, tag="cleaned"):
+class Cleaned(Event, frozen=True, tag="cleaned"):
     """A cleaning cartridge was used."""
 
     barcode: Barcode
@@ -117,8 +148,10 @@ class Cleaned(Event, tag="cleaned"):
 AnyEvent: TypeAlias = (
     Labelled
     | Moved
+    | Stranger
     | SetOpened
     | ArchiveKept
+    | ArchiveBad
     | SetClosed
     | CartridgeClosed
     | Recycled

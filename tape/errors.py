@@ -19,6 +19,9 @@ TapeError
 │   ├── WrongCartridge         another cartridge than its barcode or place says
 │   └── BadArchive             an archive that is damaged or was not finished
 ├── ArchiveTooLarge            the cartridges are too small for what can't be split
+├── BadCatalogue               the library's books can't be used as they are
+│   ├── DamagedCatalogue       bytes in the catalogue's files are not what was written
+│   └── ImpossibleEvent        what is to be recorded contradicts what is on the books
 ├── BadSettings                settings or a library's description that can't be used
 ├── NoSuchLibrary              no library at that place
 ├── NoSuchCartridge            no cartridge of that name
@@ -141,6 +144,20 @@ class ArchiveTooLarge(TapeError):
     """The cartridges are too small for what can't be split."""
 
     hint = "use cartridges of a larger capacity"
+
+
+class BadCatalogue(TapeError):
+    """The library's books can't be used as they are."""
+
+    hint = "cdpfs tape scan writes them anew from the cartridges"
+
+
+class DamagedCatalogue(BadCatalogue):
+    """Bytes in the catalogue's files are not what was written."""
+
+
+class ImpossibleEvent(BadCatalogue):
+    """What is to be recorded contradicts what is on the books."""
 
 
 class BadSettings(TapeError):
