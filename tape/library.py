@@ -1,0 +1,205 @@
+"""The library home: the folder that `--library L` names.
+
+Duty: `library.toml` with bounds and clear errors; making one; opening it for one process at
+a time. Blocking calls; any thread may open, one uses what it got. It knows nothing of volumes.
+
+    L/library.toml   what the library is
+    L/lock           held (flock) by the one process that works with it; names that process
+    L/catalogue/     what is on the cartridges (`tape/catalogue_file.py`)
+    L/slots.json, L/cartridges/   of a virtual library, see `tape/virtual_library.py`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tomllib
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import tomli_w
+
+from store import durable
+from tape.changer import Changer
+from tape.drive import Drive
+from tape.errors import BadSettings, LibraryBusy, LibraryExists, NoSuchLibrary
+from tape.layout import DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, Uuid
+from tape.virtual_library import VirtualLibrary, VirtualShape, make_folders
+
+FILE_NAME = "library.toml"
+LOCK_NAME = "lock"
+CATALOGUE_NAME = "catalogue"
+MAX_FILE_BYTES = 1 << 20
+DEFAULT_DOORS = 4
+_MAX_HOLDER_BYTES = 256
+_EARLY_WARNING_PART = 32
+_EARLY_WARNING_BYTES = 64 << 20
+_EARLY_WARNING_BLOCKS = 4
+_MEND = "mend it, or take it from a copy"
+
+
+class LibrarySettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """All of `library.toml`."""
+
+    kind: Literal["virtual"]
+    uuid: Uuid
+    block_bytes: Annotated[int, msgspec.Meta(ge=MIN_BLOCK_BYTES, le=MAX_BLOCK_BYTES)] = (
+        DEFAULT_BLOCK_BYTES
+    )
+    cleaning_prefix: Annotated[str, msgspec.Meta(pattern="^[A-Z]{0,8}$")] = "CLN"
+    """A cartridge whose barcode begins like this cleans drives; empty for none."""
+    virtual: VirtualShape
+
+
+@dataclass(frozen=True)
+class Library:
+    """An open library."""
+
+    home: Path
+    settings: LibrarySettings
+    drives: tuple[Drive, ...]
+    changer: Changer
+    virtual: VirtualLibrary | None = None
+    """What a person does at a virtual library."""
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Of a cartridge; 0 when it is not known."""
+        return self.settings.virtual.capacity_bytes
+
+    @property
+    def catalogue(self) -> Path:
+        """The folder of the catalogue."""
+        return self.home / CATALOGUE_NAME
+
+
+def create_virtual(
+    home: Path,
+    *,
+    capacity_bytes: int,
+    slots: int = 20,
+    doors: int = DEFAULT_DOORS,
+    drives: int = 2,
+    block_bytes: int = DEFAULT_BLOCK_BYTES,
+    cartridges: int | None = None,
+    cleaning_cartridges: int = 1,
+    barcode_prefix: str = "A",
+    early_warning_bytes: int = 0,
+) -> LibrarySettings:
+    """Make a virtual library in a folder: blank cartridges in all slots, cleaning ones in the last.
+
+    `early_warning_bytes`: 0 for what suits the capacity. LibraryExists, BadSettings.
+    """
+    warning = early_warning_bytes or _early_warning(capacity_bytes, block_bytes)
+    shape = {
+        "slots": slots,
+        "doors": doors,
+        "drives": drives,
+        "capacity_bytes": capacity_bytes,
+        "early_warning_bytes": warning,
+        "barcode_prefix": barcode_prefix,
+    }
+    settings = _checked({"kind": "virtual", "block_bytes": block_bytes, "virtual": shape}, "these")
+    if cartridges is None:
+        cartridges = max(0, slots - cleaning_cartridges)
+    _check_place(home)
+    make_folders(home)
+    library = VirtualLibrary(home, settings.virtual, settings.cleaning_prefix)
+    library.make(cartridges, cleaning_cartridges)
+    _save(home, settings)
+    return settings
+
+
+def load_settings(home: Path) -> LibrarySettings:
+    """What the library in a folder is. NoSuchLibrary, BadSettings."""
+    path = home / FILE_NAME
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoSuchLibrary(f"there is no library at {home}") from None
+    if len(raw) > MAX_FILE_BYTES:
+        raise BadSettings(f"{path} is too long to be a library's description", _MEND)
+    try:
+        values = tomllib.loads(raw.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadSettings(f"{path}: {error}", _MEND) from error
+    return _checked(values, str(path))
+
+
+@contextlib.contextmanager
+def open_library(home: Path, doing: str) -> Iterator[Library]:
+    """The library, for this process alone until the block ends; its drives are closed then.
+
+    `doing` is what others are told who find it busy. LibraryBusy, NoSuchLibrary, BadSettings.
+    """
+    settings = load_settings(home)
+    with _locked(home, doing):
+        library = _library(home, settings)
+        try:
+            yield library
+        finally:
+            for drive in library.drives:
+                drive.close()
+
+
+def _library(home: Path, settings: LibrarySettings) -> Library:
+    virtual = VirtualLibrary(home, settings.virtual, settings.cleaning_prefix)
+    return Library(home, settings, virtual.drives, virtual.changer, virtual)
+
+
+@contextlib.contextmanager
+def _locked(home: Path, doing: str) -> Iterator[None]:
+    fd = os.open(home / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, _MAX_HOLDER_BYTES, 0).decode(errors="replace").strip()
+            raise LibraryBusy(f"{home} is in use by {holder or 'another process'}") from None
+        os.truncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()} ({doing})\n".encode()[:_MAX_HOLDER_BYTES], 0)
+        yield
+        os.truncate(fd, 0)
+    finally:
+        os.close(fd)
+
+
+def _check_place(home: Path) -> None:
+    """LibraryExists unless the place is free, or what a creation that was cut short left there."""
+    if (home / FILE_NAME).exists():
+        raise LibraryExists(f"there is a library at {home} already", "choose another place")
+    if home.exists():
+        known = {CATALOGUE_NAME, LOCK_NAME, "cartridges"}
+        strange = [n for n in os.listdir(home) if n.split(".")[0] not in known | {"slots"}]
+        if strange:
+            raise LibraryExists(f"{home} is not empty: {strange[0]!r} is in it", "choose another")
+
+
+def _checked(values: dict[str, object], what: str) -> LibrarySettings:
+    try:
+        settings = msgspec.convert({"uuid": uuid.uuid4().hex, **values}, LibrarySettings)
+    except msgspec.ValidationError as error:
+        raise BadSettings(f"{what} can't be a library's settings: {error}", _MEND) from error
+    if settings.block_bytes % MIN_BLOCK_BYTES:
+        raise BadSettings(f"{what}: block_bytes is no multiple of {MIN_BLOCK_BYTES}", _MEND)
+    shape = settings.virtual
+    if 2 * shape.early_warning_bytes > shape.capacity_bytes:
+        raise BadSettings(f"{what}: the early warning comes before half the cartridge", _MEND)
+    return settings
+
+
+def _save(home: Path, settings: LibrarySettings) -> None:
+    values = tomli_w.dumps(msgspec.to_builtins(settings))
+    durable.write_file_atomically(home / FILE_NAME, values.encode())
+
+
+def _early_warning(capacity_bytes: int, block_bytes: int) -> int:
+    """As much as LTO leaves in proportion, but some blocks at least, and never half of it."""
+    part = min(capacity_bytes // _EARLY_WARNING_PART, _EARLY_WARNING_BYTES)
+    return min(max(part, _EARLY_WARNING_BLOCKS * block_bytes), capacity_bytes // 2)
