@@ -6,9 +6,11 @@
   log, an append-only file): each of its fsyncs completes something, whatever else lies unsynced.
 - Files that are synced in one repeated order form a *cycle*. Where it closes is decided by what
   tells: only places with nothing unsynced come into question, and of several the one with the
-  weightier voices. A program that begins (or wakes from a pause) begins with a transaction, which
-  weighs as much as two of the others: where the repetition began, which pause is the longest, and
-  that what is written at its end comes before what is overwritten and points to it.
+  weightier voices. A program that begins begins with a transaction, which weighs as much as two of
+  the others: where the repetition began, which pause is the longest, and that what is written at
+  its end comes before what is overwritten and points to it. A single long pause says nothing: a
+  machine without processor time or a slow disk makes a program wait anywhere. Where a program
+  hardly ever wakes from one but at the same place, that weighs as much as its beginning.
 - Otherwise an fsync that leaves nothing unsynced is worth a `sync` point, and no more.
 
 Being wrong costs a transaction; being silent costs one recovery point. So doubt is silence.
@@ -43,7 +45,12 @@ PAUSE_RATIO = 1.3
 """So much longer on average than any other pause must the one between transactions be."""
 
 WAKING_NS = 500_000_000
-"""A program that writes again after so long has begun something new."""
+"""After so long a program may have begun something new, or something held it up."""
+
+MANY_WAKINGS = 8
+"""So often must it wake at one place, and so many times more often than at all others together."""
+
+MAX_WAKINGS = 64
 
 ENOUGH = 2
 """Weight that decides, if it is more than that of all other places together."""
@@ -57,8 +64,10 @@ def note_write(rhythm: Rhythm, time_ns: int, actor: int) -> None:
     """A file that was clean is written to: the pause behind the last fsync is over."""
     gap_ns = max(time_ns - rhythm.times_ns[-1], 0) if rhythm.times_ns else 0
     first = not rhythm.gaps_ns or rhythm.gaps_ns[-1] < 0
-    if first and (actor != rhythm.actor or gap_ns >= WAKING_NS):
+    if first and actor != rhythm.actor:
         rhythm.beginning = True
+    elif first and gap_ns >= WAKING_NS:
+        rhythm.waking = True
     if rhythm.gaps_ns and first:
         rhythm.gaps_ns[-1] = gap_ns
     rhythm.actor = actor
@@ -100,6 +109,7 @@ def forget_events(rhythm: Rhythm) -> None:
     rhythm.total = rhythm.run = rhythm.long_run = 0
     rhythm.strikes = rhythm.probation = rhythm.doubts = 0
     rhythm.log = -1
+    rhythm.wakings.clear()
 
 
 def _columns(rhythm: Rhythm) -> tuple[list[Any], ...]:
@@ -119,7 +129,7 @@ def united(one: Rhythm, other: Rhythm) -> Rhythm:
     """Of two groups that turn out to be one: their events in order of time; logs stay logs."""
     newer = max(one, other, key=lambda rhythm: rhythm.times_ns[-1:] or [0])
     older = other if newer is one else one
-    merged = msgspec.structs.replace(newer, keys=list(newer.keys), cycle=[])
+    merged = msgspec.structs.replace(newer, keys=list(newer.keys), cycle=[], wakings={})
     merged.total = one.total + other.total
     if len({*newer.keys, *older.keys}) > MAX_KEYS:
         for number in range(len(_columns(merged))):
@@ -131,7 +141,7 @@ def united(one: Rhythm, other: Rhythm) -> Rhythm:
     rows += [(row[0], numbers[row[1]], *row[2:]) for row in zip(*_columns(older), strict=True)]
     rows.sort(key=lambda row: row[0])
     rows = [
-        (*row[:5], row[5] and (row[6] != before[6] or row[0] - before[0] >= WAKING_NS), row[6])
+        (*row[:5], row[5] and row[6] != before[6], row[6])
         for before, row in itertools.pairwise([(0,) * 7, *rows])
     ]
     for number, column in enumerate(zip(*rows, strict=True)):
@@ -173,7 +183,11 @@ def _remember(rhythm: Rhythm, key: int, time_ns: int, clean: bool, appends: bool
     rhythm.appends.append(appends)
     rhythm.fresh.append(rhythm.beginning)
     rhythm.actors.append(rhythm.actor)
-    rhythm.beginning = False
+    if rhythm.waking and not rhythm.beginning:
+        rhythm.wakings[key] = rhythm.wakings.get(key, 0) + 1
+        if sum(rhythm.wakings.values()) > MAX_WAKINGS:
+            rhythm.wakings = {file: count // 2 for file, count in rhythm.wakings.items()}
+    rhythm.beginning = rhythm.waking = False
     rhythm.total += 1
     if len(rhythm.events) > MAX_EVENTS:
         for column in _columns(rhythm):
@@ -242,6 +256,7 @@ def _follow_cycle(rhythm: Rhythm) -> None:
         return
     closing = _closing_place(rhythm, period)
     rhythm.cycle = [] if closing is None else _rotated(last, closing)
+    rhythm.sure = closing is not None and closing == _where_programs_began(rhythm, period)
     rhythm.doubts = 0
 
 
@@ -249,7 +264,8 @@ def _is_doubtful(rhythm: Rhythm) -> bool:
     """Have programs begun in the middle of what was taken for the cycle?"""
     if rhythm.fresh[-1]:
         rhythm.doubts = 0 if rhythm.events[-1] == rhythm.cycle[0] else rhythm.doubts + 1
-    return rhythm.doubts >= MAX_DOUBTS
+    woken = None if rhythm.sure else _where_it_wakes(rhythm, rhythm.cycle)
+    return rhythm.doubts >= MAX_DOUBTS or (woken is not None and woken != 0)
 
 
 def _period(events: Sequence[int]) -> int:
@@ -282,6 +298,7 @@ def _closing_place(rhythm: Rhythm, period: int) -> int | None:
     weights = dict.fromkeys(clean, 0)
     for place, weight in (
         (_where_programs_began(rhythm, period), 2),
+        (_woke_behind(rhythm, period), 2),
         (_began_behind(rhythm, period), 1),
         (_longest_pause(rhythm, period, clean), 1),
         (_overwritten_after_append(rhythm, period, clean), 1),
@@ -311,6 +328,20 @@ def _where_programs_began(rhythm: Rhythm, period: int) -> int | None:
     return places.pop() if len(places) == 1 else None
 
 
+def _where_it_wakes(rhythm: Rhythm, order: Sequence[int]) -> int | None:
+    """The place in the order at which a program nearly always was when a long pause was over."""
+    counts = [rhythm.wakings.get(key, 0) * (order.count(key) == 1) for key in order]
+    most = max(counts)
+    many = most >= MANY_WAKINGS and most >= MANY_WAKINGS * (sum(counts) - most)
+    return counts.index(most) if many else None
+
+
+def _woke_behind(rhythm: Rhythm, period: int) -> int | None:
+    """The place before that one."""
+    place = _where_it_wakes(rhythm, rhythm.events[-period:])
+    return None if place is None else (place - 1) % period
+
+
 def _run_length(rhythm: Rhythm, period: int) -> int:
     """Events at the end that repeat with this period, the first repetition included.
 
@@ -337,14 +368,15 @@ def _began_behind(rhythm: Rhythm, period: int) -> int | None:
 
 
 def _longest_pause(rhythm: Rhythm, period: int, clean: Sequence[int]) -> int | None:
-    means = []
+    usual = []
     for place in clean:
         pauses = [gap for gap in _column(rhythm.gaps_ns, period, place) if gap >= 0]
         if not pauses:
             return None
-        means.append((sum(pauses) / len(pauses), place))
-    means.sort()
-    return means[-1][1] if means[-1][0] >= means[-2][0] * PAUSE_RATIO else None
+        # The median: one that was held up once tells nothing.
+        usual.append((sorted(pauses)[(len(pauses) - 1) // 2], place))
+    usual.sort()
+    return usual[-1][1] if usual[-1][0] >= usual[-2][0] * PAUSE_RATIO else None
 
 
 def _overwritten_after_append(rhythm: Rhythm, period: int, clean: Sequence[int]) -> int | None:

@@ -86,6 +86,12 @@ class Rhythm(msgspec.Struct, array_like=True):
     """Who wrote to the file."""
     beginning: bool = False
     """The same of the event to come."""
+    waking: bool = False
+    """Does the event to come end a long pause?"""
+    wakings: dict[int, int] = {}
+    """How often a file was the first to be synced after a long pause, by key."""
+    sure: bool = False
+    """Was it seen where a program began, when `cycle` was learned?"""
     actor: int = 0
     """Who wrote last."""
     last_node: int = 0

@@ -146,6 +146,38 @@ def test_a_pair_is_consistent_after_its_second_file(
     assert len(found) >= 36
 
 
+@pytest.mark.parametrize(("first", "second"), [("data", "index"), ("index", "data")])
+@pytest.mark.parametrize("anywhere", [True, False])
+def test_a_program_that_is_held_up_between_two_fsyncs_has_not_begun_anew(
+    log: ProgramLog, first: str, second: str, anywhere: bool
+) -> None:
+    log.write("index", 0, PAGE + PAGE)
+    log.sync("index")
+    log.program(1001, 1000)
+    chance, commits = random.Random(1), pair(log, first, second, 10)
+    for number in range(10, 500):
+        for name in (first, second):
+            log.write(name, number * 100 if name == "data" else 4096, b"x" * 100)
+            last = log.sync(name)
+            if chance.random() < 0.05 and (anywhere or name == first):
+                log.wait(chance.uniform(0.5, 1.9))
+        commits.append(last)
+    found = log.transactions()
+    assert set(found) <= set(commits)
+    assert len(found) >= 490
+
+
+def test_where_a_program_keeps_waking_up_is_its_beginning(log: ProgramLog) -> None:
+    for _ in range(3):
+        log.write("index", 0, PAGE)
+        log.sync("index")
+    for _ in range(20):
+        late = pair(log, "index", "data", 20)
+        log.wait(3)
+    assert set(late) <= set(log.transactions())
+    assert not {lsn - 2 for lsn in late} & set(log.transactions())
+
+
 def test_a_pair_whose_order_does_not_tell_has_no_transactions(log: ProgramLog) -> None:
     for name in ("two", "one", "one", "two"):
         log.write(name, 0, b"same")
