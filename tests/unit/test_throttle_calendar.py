@@ -9,10 +9,7 @@ from replicator.calendar import (
     Calendar,
     Override,
     Rule,
-    Span,
     Standing,
-    parse_days,
-    parse_hours,
     parse_rate,
     parse_rule,
     rate_text,
@@ -73,50 +70,10 @@ def test_a_rate_as_text_is_read_back_as_it_was(rate: int | None) -> None:
     assert parse_rate(rate_text(rate)) == rate
 
 
-@pytest.mark.parametrize(
-    ("text", "days"),
-    [
-        ("", range(7)),
-        ("mon-fri", range(5)),
-        ("sat,sun", (5, 6)),
-        ("fri-mon", (4, 5, 6, 0)),
-        ("Monday, wed - friday", (0, 2, 3, 4)),
-        ("thurs", (3,)),
-        ("mon-sun", range(7)),
-    ],
-)
-def test_days_are_names_and_ranges(text: str, days: range) -> None:
-    assert parse_days(text) == frozenset(days)
-
-
-@pytest.mark.parametrize("text", ["mo", "mon-", "-fri", "mon,,tue", "someday", "mon fri", "1-5"])
-def test_what_are_no_days_is_refused(text: str) -> None:
-    with pytest.raises(BadSettings, match="no days"):
-        parse_days(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "spans"),
-    [
-        ("", [(0, 1440)]),
-        ("08:00-18:00", [(480, 1080)]),
-        ("8-12,13-17:30", [(480, 720), (780, 1050)]),
-        ("22:00-06:00", [(1320, 360)]),
-        ("18-24", [(1080, 1440)]),
-        ("18-0", [(1080, 1440)]),
-        ("0-24", [(0, 1440)]),
-    ],
-)
-def test_hours_are_spans_of_a_day(text: str, spans: list[tuple[int, int]]) -> None:
-    assert parse_hours(text) == tuple(Span(*span) for span in spans)
-
-
-@pytest.mark.parametrize(
-    "text", ["8", "8-8", "24-8", "8-25", "08:60-09:00", "a-b", "8-12,", "-8-9"]
-)
-def test_what_are_no_hours_is_refused(text: str) -> None:
+@pytest.mark.parametrize("rule", [("mo", "", "56k"), ("mon", "8", "56k"), ("mon", "8-9", "x")])
+def test_a_rule_with_a_part_that_is_none_is_refused(rule: tuple[str, str, str]) -> None:
     with pytest.raises(BadSettings):
-        parse_hours(text)
+        parse_rule(*rule)
 
 
 # --- what holds when -----------------------------------------------------------------------------

@@ -55,6 +55,7 @@ PURE_NAMES = {
     "shipment",
     "sketch",
     "streams",
+    "week",
     "wire",
 }
 # The I/O libraries, os, and the standard library's other doors to it.
