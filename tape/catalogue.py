@@ -67,6 +67,24 @@ class Stranger(Event, frozen=True, tag="stranger"):
     """What was read on it, for people."""
 
 
+class Attached(Event, frozen=True, tag="attached"):
+    """A volume uses the library from now on, or uses it otherwise than before."""
+
+    volume_uuid: Uuid
+    volume_name: Text
+    directory: Text
+    """The protected tree, for people."""
+    keep_ns: Annotated[dict[PoolName, Count], msgspec.Meta(max_length=64)]
+    """By pool: so long after it was closed a set of it stays. A pool that is not named here, or a
+    volume that is not attached, is kept for ever."""
+
+
+class Detached(Event, frozen=True, tag="detached"):
+    """A volume uses the library no more. What is there of it is kept as before."""
+
+    volume_uuid: Uuid
+
+
 class SetOpened(Event, frozen=True, tag="set-opened"):
     """A set was begun in the label's pool."""
 
@@ -149,6 +167,8 @@ AnyEvent: TypeAlias = (
     Labelled
     | Moved
     | Stranger
+    | Attached
+    | Detached
     | SetOpened
     | ArchiveKept
     | ArchiveBad

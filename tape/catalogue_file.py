@@ -35,8 +35,9 @@ from blake3 import blake3
 
 from store import durable
 from store.errors import StoreError
+from tape.bookkeeping import apply
 from tape.catalogue import AnyEvent
-from tape.catalogue_state import STATE_VERSION, State, apply
+from tape.catalogue_state import STATE_VERSION, State
 from tape.errors import BadCatalogue, DamagedCatalogue, ImpossibleEvent, LibraryExists
 
 SNAPSHOT_NAME: Final = "snapshot"

@@ -1,7 +1,7 @@
 """What the events of a catalogue add up to. Pure.
 
-Duty: the state, and `apply`, which takes one event more or refuses what can't be. A state is used
-by one thread at a time. It is what a snapshot of the catalogue holds, so that every field is plain.
+Duty: the state; `tape/bookkeeping.py` is what changes it. A state is used by one thread at a time.
+It is what a snapshot of the catalogue holds, so that every field is plain.
 
 A cartridge is known by the id on its label; its barcode is how the robot finds it, and two
 cartridges may claim the same. Sets and cartridges point at each other: a set has its archives by
@@ -11,29 +11,11 @@ cartridges may claim the same. Sets and cartridges point at each other: a set ha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import singledispatch
 from typing import Final, NamedTuple
 
 import msgspec
 
-from tape.catalogue import (
-    SCRATCH_POOL,
-    AnyEvent,
-    ArchiveBad,
-    ArchiveKept,
-    CartridgeClosed,
-    Cleaned,
-    Faulted,
-    Finding,
-    Labelled,
-    Moved,
-    Place,
-    Recycled,
-    Retired,
-    SetClosed,
-    SetOpened,
-    Stranger,
-)
+from tape.catalogue import SCRATCH_POOL, Finding, Place
 from tape.errors import ImpossibleEvent
 from tape.layout import Barcode, Count, Cursor, Digest, Kind, Label, PoolName, Text, Uuid
 
@@ -74,6 +56,8 @@ class Cartridge(msgspec.Struct, kw_only=True):
     number: Count = 0
     note: Text = ""
     moved_ns: Count = 0
+    came_ns: Count = 0
+    """When it came into the library last: labelled there, or back from outside."""
     archives: list[Archive] = []
     """In the order of its files, from file 1 on without gaps."""
     closed_ns: Count = 0
@@ -147,8 +131,20 @@ class TapeSet(msgspec.Struct, kw_only=True):
     """Its full is finished. Whether enough of its log is there is what `reach` says."""
     archives: list[Where] = []
     """By sequence, without those of kind `catalogue`."""
+    last_lsn: Count = 0
+    """Up to where it went when all of it was there: what it is missed for when it is lost."""
     broken: bool = False
-    """A cartridge with a part of it was given up: it is good for nothing more."""
+    """A cartridge with a part of it was given up: it is good for nothing more. One of which nothing
+    is left stays on the books until the time is up that its pool keeps it."""
+
+
+class VolumeFacts(msgspec.Struct, kw_only=True):
+    """A volume that uses the library, or did."""
+
+    name: Text
+    directory: Text
+    keep_ns: dict[PoolName, Count] = {}
+    attached: bool = True
 
 
 class DriveFacts(msgspec.Struct, kw_only=True):
@@ -177,6 +173,7 @@ class State(msgspec.Struct, kw_only=True):
     version: int = STATE_VERSION
     cartridges: dict[Uuid, Cartridge] = {}
     sets: dict[Uuid, TapeSet] = {}
+    volumes: dict[Uuid, VolumeFacts] = {}
     drives: dict[int, DriveFacts] = {}
     cleanings: dict[Barcode, Count] = {}
     """How often each cleaning cartridge was used."""
@@ -217,6 +214,11 @@ class State(msgspec.Struct, kw_only=True):
         """The set of a volume's pool to which more may come."""
         return next((each for each in self.sets_of(volume_uuid, pool) if not each.closed_ns), None)
 
+    def keep_ns(self, tape_set: TapeSet) -> int | None:
+        """How long after its closing a set stays; None: for ever, as nobody said how long."""
+        volume = self.volumes.get(tape_set.volume_uuid)
+        return None if volume is None else volume.keep_ns.get(tape_set.pool)
+
     def cartridges_of(self, tape_set: TapeSet) -> list[Cartridge]:
         """The cartridges that a set lies on, in the order in which they are read."""
         names = dict.fromkeys(where.label_id for where in tape_set.archives)
@@ -234,257 +236,3 @@ class State(msgspec.Struct, kw_only=True):
             if archive.bad:
                 return
             yield self.cartridges[where.label_id], archive
-
-
-def apply(state: State, event: AnyEvent) -> None:
-    """Take one event more. ImpossibleEvent, with the state as it was."""
-    _apply(event, state)
-
-
-@singledispatch
-def _apply(event: AnyEvent, state: State) -> None:
-    raise AssertionError(event)
-
-
-@_apply.register
-def _labelled(event: Labelled, state: State) -> None:
-    label = event.label
-    if label.label_id in state.cartridges:
-        raise ImpossibleEvent(f"the label {label.label_id} was given twice")
-    place: Place = "missing"
-    number = faults = 0
-    if event.replaces:
-        before = state.cartridge(event.replaces)
-        if before.retired_ns:
-            raise ImpossibleEvent(f"{before.name} is retired and was labelled all the same")
-        place, number, faults = before.place, before.number, before.faults
-        _give_up(state, before)
-        del state.cartridges[event.replaces]
-    state.cartridges[label.label_id] = Cartridge(
-        label=label,
-        barcode=label.barcode,
-        place=place,
-        number=number,
-        faults=faults,
-        moved_ns=event.time_ns,
-    )
-
-
-@_apply.register
-def _moved(event: Moved, state: State) -> None:
-    cartridge = state.cartridge(event.label_id)
-    if event.place in ("slot", "door", "drive"):
-        for other in state.cartridges.values():
-            if other is not cartridge and _at(other) == _spot(event.place, event.number):
-                # It is not there, whatever the books said.
-                other.place, other.number = "missing", 0
-    if event.place in ("slot", "door"):
-        state.strangers.pop(event.number, None)
-    cartridge.place, cartridge.number = event.place, event.number
-    cartridge.note = event.note
-    cartridge.moved_ns = event.time_ns
-    if event.barcode:
-        cartridge.barcode = event.barcode
-
-
-def _at(cartridge: Cartridge) -> tuple[bool, int] | None:
-    if not cartridge.present:
-        return None
-    return _spot(cartridge.place, cartridge.number)
-
-
-def _spot(place: str, number: int) -> tuple[bool, int]:
-    """Slots and doors are counted in one row, drives in another."""
-    return place == "drive", number
-
-
-@_apply.register
-def _stranger(event: Stranger, state: State) -> None:
-    if event.finding == "gone":
-        state.strangers.pop(event.slot, None)
-        return
-    for other in state.cartridges.values():
-        if _at(other) == _spot("slot", event.slot):
-            other.place, other.number = "missing", 0
-    state.strangers[event.slot] = StrangerFacts(
-        barcode=event.barcode,
-        slot=event.slot,
-        finding=event.finding,
-        note=event.note,
-        seen_ns=event.time_ns,
-    )
-
-
-@_apply.register
-def _set_opened(event: SetOpened, state: State) -> None:
-    if event.set_id in state.sets:
-        raise ImpossibleEvent(f"the set {event.set_id} was opened twice")
-    before = state.open_set(event.volume_uuid, event.pool)
-    if before is not None:
-        raise ImpossibleEvent(f"a set was opened in {event.pool} before {before.set_id} was closed")
-    state.sets[event.set_id] = TapeSet(
-        set_id=event.set_id,
-        pool=event.pool,
-        volume_uuid=event.volume_uuid,
-        base_lsn=event.base_lsn,
-        base_time_ns=event.base_time_ns,
-        opened_ns=event.time_ns,
-    )
-
-
-@_apply.register
-def _archive_kept(event: ArchiveKept, state: State) -> None:
-    cartridge = state.cartridge(event.label_id)
-    tape_set = state.set_of(event.head.set_id)
-    _check_place(event, cartridge)
-    if event.head.volume_uuid != tape_set.volume_uuid:
-        raise ImpossibleEvent(f"an archive of another volume in the set {tape_set.set_id}")
-    head = event.head
-    if head.kind != "catalogue":
-        _check_sequence(event, state, tape_set)
-        tape_set.archives.append(Where(event.label_id, event.file))
-        tape_set.whole = tape_set.whole or (head.kind == "full" and event.last_part)
-    cartridge.archives.append(
-        Archive(
-            file=event.file,
-            set_id=head.set_id,
-            sequence=head.sequence,
-            kind=head.kind,
-            part=head.part,
-            first_lsn=head.first_lsn,
-            last_lsn=head.last_lsn,
-            time_ns=head.time_ns,
-            blocks=event.blocks,
-            digest=event.digest,
-            kept_ns=event.time_ns,
-            last_part=event.last_part,
-            next=event.next,
-            barrier_lsn=event.barrier_lsn,
-            barrier_time_ns=event.barrier_time_ns,
-            needs_lsn=event.needs_lsn,
-            key_id=head.key_id,
-        )
-    )
-
-
-def _check_place(event: ArchiveKept, cartridge: Cartridge) -> None:
-    """Could it be written there?"""
-    if event.file != cartridge.next_file:
-        raise ImpossibleEvent(
-            f"file {event.file} was written to {cartridge.name}, "
-            f"on which file {cartridge.next_file} comes next"
-        )
-    if not cartridge.appendable:
-        raise ImpossibleEvent(f"an archive was written to {cartridge.name}, which takes none")
-    if event.head.volume_uuid != cartridge.label.volume_uuid:
-        raise ImpossibleEvent(f"an archive of another volume on {cartridge.name}")
-
-
-def _check_sequence(event: ArchiveKept, state: State, tape_set: TapeSet) -> None:
-    """Does it continue its set?"""
-    head, name = event.head, f"set {tape_set.set_id}"
-    if tape_set.closed_ns or tape_set.broken:
-        raise ImpossibleEvent(f"an archive was added to the {name}, which is closed")
-    if state.cartridges[event.label_id].label.pool != tape_set.pool:
-        raise ImpossibleEvent(f"an archive of the pool {tape_set.pool} on a cartridge of another")
-    if head.sequence != len(tape_set.archives):
-        raise ImpossibleEvent(
-            f"archive {head.sequence} was added to the {name}, "
-            f"of which {len(tape_set.archives)} comes next"
-        )
-    before = state.archive(tape_set.archives[-1]) if tape_set.archives else None
-    if head.kind == "full":
-        part = 0 if before is None else before.part + 1
-        if tape_set.whole or head.part != part:
-            raise ImpossibleEvent(f"part {head.part} of a full was added to the {name} out of turn")
-        if not head.first_lsn == head.last_lsn == tape_set.base_lsn:
-            raise ImpossibleEvent(f"a full of another LSN was added to the {name}")
-        return
-    if before is None or not tape_set.whole:
-        raise ImpossibleEvent(f"log was added to the {name} before its full was finished")
-    follows = (
-        head.first_lsn <= tape_set.base_lsn <= head.last_lsn
-        if before.kind == "full"
-        else head.first_lsn == before.last_lsn + 1
-    )
-    if not follows or head.last_lsn < head.first_lsn:
-        raise ImpossibleEvent(
-            f"log of LSN {head.first_lsn} to {head.last_lsn} does not continue the {name}"
-        )
-
-
-@_apply.register
-def _archive_bad(event: ArchiveBad, state: State) -> None:
-    cartridge = state.cartridge(event.label_id)
-    if not 1 <= event.file < cartridge.next_file:
-        raise ImpossibleEvent(f"{cartridge.name} has no archive as file {event.file}")
-    cartridge.archives[event.file - 1].bad = event.what or "it can't be read"
-
-
-@_apply.register
-def _set_closed(event: SetClosed, state: State) -> None:
-    tape_set = state.set_of(event.set_id)
-    if event.whole and not tape_set.whole:
-        raise ImpossibleEvent(f"the set {event.set_id} was closed as whole without its full")
-    tape_set.closed_ns = tape_set.closed_ns or event.time_ns
-    if not tape_set.archives:
-        del state.sets[event.set_id]
-
-
-@_apply.register
-def _cartridge_closed(event: CartridgeClosed, state: State) -> None:
-    cartridge = state.cartridge(event.label_id)
-    if not cartridge.closed_ns:
-        cartridge.closed_ns, cartridge.closed_reason = event.time_ns, event.reason
-
-
-@_apply.register
-def _recycled(event: Recycled, state: State) -> None:
-    cartridge = state.cartridge(event.label_id)
-    _give_up(state, cartridge)
-    cartridge.recycled_ns = event.time_ns
-
-
-def _give_up(state: State, cartridge: Cartridge) -> None:
-    """What is on a cartridge is gone; its sets must be closed. A set with nothing left goes too."""
-    sets = state.sets_on(cartridge)
-    for tape_set in sets:
-        if not tape_set.closed_ns and any(
-            where.label_id == cartridge.label_id for where in tape_set.archives
-        ):
-            raise ImpossibleEvent(f"{cartridge.name} was given up with an open set on it")
-    for tape_set in sets:
-        left = [each for each in tape_set.archives if each.label_id != cartridge.label_id]
-        if len(left) == len(tape_set.archives):
-            continue
-        tape_set.archives, tape_set.broken = left, True
-        if not left:
-            del state.sets[tape_set.set_id]
-    cartridge.archives = []
-
-
-@_apply.register
-def _retired(event: Retired, state: State) -> None:
-    cartridge = state.cartridge(event.label_id)
-    if not cartridge.retired_ns:
-        cartridge.retired_ns, cartridge.retired_reason = event.time_ns, event.reason
-
-
-@_apply.register
-def _faulted(event: Faulted, state: State) -> None:
-    if event.label_id:
-        cartridge = state.cartridge(event.label_id)
-        cartridge.faults += 1
-        cartridge.last_fault = event.what
-    if event.drive >= 0:
-        drive = state.drives.setdefault(event.drive, DriveFacts())
-        drive.faults += 1
-        drive.last_fault, drive.fault_ns = event.what, event.time_ns
-
-
-@_apply.register
-def _cleaned(event: Cleaned, state: State) -> None:
-    state.cleanings[event.barcode] = state.cleanings.get(event.barcode, 0) + 1
-    drive = state.drives.setdefault(event.drive, DriveFacts())
-    drive.cleanings += 1
-    drive.cleaned_ns = event.time_ns

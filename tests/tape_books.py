@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from tape.bookkeeping import apply
 from tape.catalogue import (
     AnyEvent,
     ArchiveKept,
@@ -15,7 +16,7 @@ from tape.catalogue import (
     SetClosed,
     SetOpened,
 )
-from tape.catalogue_state import State, TapeSet, apply
+from tape.catalogue_state import State, TapeSet
 from tape.layout import ArchiveHead, Kind, Label
 
 LIBRARY = "1" * 32

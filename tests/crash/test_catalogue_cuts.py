@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tape.bookkeeping import apply
 from tape.catalogue import AnyEvent, Faulted, Moved
 from tape.catalogue_file import CatalogueFile, read_catalogue
-from tape.catalogue_state import State, apply
+from tape.catalogue_state import State
 from tests.crash.fault_disk import FaultDisk, Mode
 from tests.tape_books import Books, uuid
 

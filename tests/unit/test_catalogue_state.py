@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from tape.bookkeeping import apply
 from tape.catalogue import (
     SCRATCH_POOL,
     ArchiveBad,
@@ -15,7 +16,7 @@ from tape.catalogue import (
     SetOpened,
     Stranger,
 )
-from tape.catalogue_state import State, apply
+from tape.catalogue_state import State
 from tape.errors import ImpossibleEvent
 from tests.tape_books import VOLUME, Books, uuid
 
