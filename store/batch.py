@@ -384,6 +384,22 @@ def check_digest(header: BatchHeader, meta: bytes, payload: bytes) -> None:
         raise ValueError("the batch does not match its digest")
 
 
+def check_stored(header: BatchHeader, data: bytes | memoryview) -> None:
+    """ValueError unless what follows the header in `data` is as stored, by its checksums.
+
+    Nothing is decompressed. `header` was decoded from `data`.
+    """
+    if len(data) != header.total_bytes:
+        raise ValueError(f"a batch of {header.total_bytes} bytes in {len(data)}")
+    view = memoryview(data)
+    start = header.meta_offset
+    if _hash(view[start : start + header.meta_stored_bytes]) != header.meta_xxh3:
+        raise ValueError("the op metadata does not match its checksum")
+    for frame in header.frames:
+        if _hash(view[frame.offset : frame.offset + frame.stored_bytes]) != frame.xxh3:
+            raise ValueError("a payload frame does not match its checksum")
+
+
 def decode_batch(data: bytes | memoryview) -> tuple[BatchHeader, list[Op]]:
     """Header and ops (payloads are views into one buffer) of a whole batch, all of it checked.
 

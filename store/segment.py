@@ -367,6 +367,16 @@ class SegmentReader:
         except ValueError as error:
             raise self._damage(segment, offset, header, str(error)) from error
 
+    def batch_bytes(self, segment: Lsn, offset: int) -> bytes:
+        """The batch at `offset` as it is stored, its checksums tested; past the caches."""
+        header = self.header(segment, offset)
+        data = os.pread(self._open(segment).fd, header.total_bytes, offset)
+        try:
+            batch.check_stored(header, data)
+        except ValueError as error:
+            raise self._damage(segment, offset, header, str(error)) from error
+        return data
+
     def header(self, segment: Lsn, offset: int) -> BatchHeader:
         """The header of the batch at `offset`, checked; DamagedError, UnsupportedFormat."""
         key = (segment, offset)

@@ -171,6 +171,10 @@ class Snapshot:
         """A whole batch from its segment, its digest tested. DamagedError."""
         return self._segments.read_batch(place.segment_first_lsn, place.offset)
 
+    def batch_bytes(self, place: BatchPlace) -> bytes:
+        """A batch as its segment holds it, its checksums tested. DamagedError."""
+        return self._segments.batch_bytes(place.segment_first_lsn, place.offset)
+
     # --- nodes -----------------------------------------------------------------------------------
 
     def state(self, node: NodeId, lsn: Lsn) -> NodeState | None:

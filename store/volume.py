@@ -146,19 +146,15 @@ class Store:
                 f"{path}: store format {version} is newer than this cdpfs knows ({FORMAT_VERSION})"
             )
         try:
-            config = msgspec.convert(raw, VolumeConfig)
+            config = config_of(raw)
         except msgspec.ValidationError as error:
             raise StoreError(f"{path}: {error}", _REPAIR_CONFIG) from error
-        config.directory = _surrogates(config.directory)
-        config.mount_at = _surrogates(config.mount_at)
         return cls(root, config)
 
     def save_config(self) -> None:
         """Write `volume.toml` atomically."""
-        values = msgspec.to_builtins(self.config)
-        for key in ("directory", "mount_at"):
-            values[key] = _printable(values[key])
-        durable.write_file_atomically(self.root / "volume.toml", tomli_w.dumps(values).encode())
+        text = tomli_w.dumps(config_values(self.config))
+        durable.write_file_atomically(self.root / "volume.toml", text.encode())
 
     @property
     def barrier_settings(self) -> Settings:
@@ -184,6 +180,21 @@ def take_lock(path: Path) -> int:
         os.close(fd)
         raise StoreBusy(f"{path.parent} is in use by another cdpfs process") from None
     return fd
+
+
+def config_values(config: VolumeConfig) -> dict[str, object]:
+    """A configuration as `volume.toml` has it: text, numbers, lists; no surrogates."""
+    values: dict[str, object] = msgspec.to_builtins(config)
+    values |= {"directory": _printable(config.directory), "mount_at": _printable(config.mount_at)}
+    return values
+
+
+def config_of(values: dict[str, object]) -> VolumeConfig:
+    """The inverse; msgspec.ValidationError when the values can't be a volume's."""
+    config = msgspec.convert(values, VolumeConfig)
+    config.directory = _surrogates(config.directory)
+    config.mount_at = _surrogates(config.mount_at)
+    return config
 
 
 def _printable(path: str) -> str:

@@ -133,19 +133,19 @@ def _pieces_of(
         if size_bytes:
             yield 0, view.read(node, 0, size_bytes)
         return
-    yield from _read_ahead(view, node, pieces_to_read(view, node, size_bytes), readers)
+    yield from read_ahead(view, node, pieces_to_read(view, node, size_bytes), readers)
 
 
 def pieces_to_read(view: Readable, node: NodeId, size_bytes: int) -> Iterator[tuple[int, int]]:
     """The intervals in which `fill` reads a file, in order."""
     if size_bytes > PIECE_BYTES:
-        yield from _cut(view.data_areas(node))
+        yield from cut_pieces(view.data_areas(node))
     elif size_bytes:
         # One lookup for small files: holes in them are found as zeros.
         yield 0, size_bytes
 
 
-def _cut(areas: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def cut_pieces(areas: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """The areas cut at multiples of the piece size."""
     for start, stop in areas:
         while start < stop:
@@ -154,9 +154,10 @@ def _cut(areas: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
             start = cut
 
 
-def _read_ahead(
+def read_ahead(
     view: Readable, node: NodeId, intervals: Iterator[tuple[int, int]], readers: Executor
 ) -> Iterator[tuple[int, bytes]]:
+    """(offset, bytes) of the intervals, in order; the next few are read in the meantime."""
     pending: deque[tuple[int, Future[bytes]]] = deque()
     try:
         for start, stop in intervals:

@@ -13,7 +13,7 @@ and 1 is what file systems that do not count report (`find` and `fts` then do no
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
@@ -65,6 +65,20 @@ class View:
         if state is None:
             raise NoSuchNode(node, self.lsn)
         return state
+
+    def states(self, nodes: Sequence[NodeId]) -> list[NodeState]:
+        """As `state`, of several nodes at once: one pass over the index."""
+
+        def find(snapshot: Snapshot) -> list[NodeState]:
+            found = []
+            for node in nodes:
+                state = snapshot.state(node, self.lsn)
+                if state is None:
+                    raise NoSuchNode(node, self.lsn)
+                found.append(state)
+            return found
+
+        return self._ask(find)
 
     def lookup(self, directory: NodeId, name: bytes) -> NodeState | None:
         """What stood under `name`; None if nothing did. NotADirectory."""
