@@ -1,6 +1,6 @@
-"""The library home: the folder that `--library L` names.
+"""The library home: the folder that `--library L` names, virtual or real.
 
-Duty: `library.toml` with bounds and clear errors; making one; opening it for one process at
+Duty: `library.toml` with bounds and clear errors; making either kind; opening it for one process at
 a time. Blocking calls; any thread may open, one uses what it got. It knows nothing of volumes.
 
     L/library.toml   what the library is
@@ -16,7 +16,7 @@ import fcntl
 import os
 import tomllib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,6 +29,9 @@ from tape.changer import Changer
 from tape.drive import Drive
 from tape.errors import BadSettings, LibraryBusy, LibraryExists, NoSuchLibrary
 from tape.layout import DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, Uuid
+from tape.mtx_changer import MtxChanger
+from tape.st_drive import StDrive
+from tape.st_ioctl import check_node
 from tape.virtual_library import VirtualLibrary, VirtualShape, make_folders
 
 FILE_NAME = "library.toml"
@@ -36,6 +39,7 @@ LOCK_NAME = "lock"
 CATALOGUE_NAME = "catalogue"
 MAX_FILE_BYTES = 1 << 20
 DEFAULT_DOORS = 4
+SHIPPED_SCRIPT = Path(__file__).resolve().parents[1] / "packaging" / "tape" / "mtx-changer"
 _MAX_HOLDER_BYTES = 256
 _EARLY_WARNING_PART = 32
 _EARLY_WARNING_BYTES = 64 << 20
@@ -43,17 +47,32 @@ _EARLY_WARNING_BLOCKS = 4
 _MEND = "mend it, or take it from a copy"
 
 
-class LibrarySettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """All of `library.toml`."""
+class RealShape(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Where a real library's devices are."""
 
-    kind: Literal["virtual"]
+    changer: Annotated[str, msgspec.Meta(pattern="^/", max_length=4096)]
+    """The changer's node, such as /dev/sg3: what the changer script is told."""
+    changer_script: Annotated[str, msgspec.Meta(pattern="^/", max_length=4096)]
+    """A program with the mtx-changer contract."""
+    drives: Annotated[
+        list[Annotated[str, msgspec.Meta(pattern="^/", max_length=4096)]],
+        msgspec.Meta(min_length=1, max_length=64),
+    ]
+    """The non-rewinding nodes (/dev/nst0), in the order of the changer's drives."""
+
+
+class LibrarySettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """All of `library.toml`. One of `virtual` and `real` is there, as `kind` says."""
+
+    kind: Literal["virtual", "real"]
     uuid: Uuid
     block_bytes: Annotated[int, msgspec.Meta(ge=MIN_BLOCK_BYTES, le=MAX_BLOCK_BYTES)] = (
         DEFAULT_BLOCK_BYTES
     )
     cleaning_prefix: Annotated[str, msgspec.Meta(pattern="^[A-Z]{0,8}$")] = "CLN"
     """A cartridge whose barcode begins like this cleans drives; empty for none."""
-    virtual: VirtualShape
+    virtual: VirtualShape | None = None
+    real: RealShape | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +89,8 @@ class Library:
     @property
     def capacity_bytes(self) -> int:
         """Of a cartridge; 0 when it is not known."""
-        return self.settings.virtual.capacity_bytes
+        shape = self.settings.virtual
+        return shape.capacity_bytes if shape is not None else 0
 
     @property
     def catalogue(self) -> Path:
@@ -96,7 +116,7 @@ def create_virtual(
     `early_warning_bytes`: 0 for what suits the capacity. LibraryExists, BadSettings.
     """
     warning = early_warning_bytes or _early_warning(capacity_bytes, block_bytes)
-    shape = {
+    shape: dict[str, object] = {
         "slots": slots,
         "doors": doors,
         "drives": drives,
@@ -104,13 +124,54 @@ def create_virtual(
         "early_warning_bytes": warning,
         "barcode_prefix": barcode_prefix,
     }
-    settings = _checked({"kind": "virtual", "block_bytes": block_bytes, "virtual": shape}, "these")
+    settings = _new("virtual", block_bytes, shape)
+    assert settings.virtual is not None
     if cartridges is None:
         cartridges = max(0, slots - cleaning_cartridges)
     _check_place(home)
     make_folders(home)
     library = VirtualLibrary(home, settings.virtual, settings.cleaning_prefix)
     library.make(cartridges, cleaning_cartridges)
+    _save(home, settings)
+    return settings
+
+
+def create_real(
+    home: Path,
+    *,
+    changer: str,
+    drives: Sequence[str],
+    changer_script: str = "",
+    block_bytes: int = DEFAULT_BLOCK_BYTES,
+) -> LibrarySettings:
+    """Make a folder the home of a real library; nothing is moved, and no cartridge is touched.
+
+    `changer_script`: "" for the one that cdpfs brings. LibraryExists; BadSettings when a node is
+    not what it should be, or the changer does not answer as the script's contract asks.
+    """
+    script = changer_script or str(SHIPPED_SCRIPT)
+    shape: dict[str, object] = {
+        "changer": changer,
+        "changer_script": script,
+        "drives": list(drives),
+    }
+    settings = _new("real", block_bytes, shape)
+    assert settings.real is not None
+    _check_place(home)
+    if not os.access(script, os.X_OK):
+        raise BadSettings(f"{script} is no program that can be run", "name it: --changer-script")
+    for node in settings.real.drives:
+        try:
+            check_node(node)
+        except OSError as error:
+            raise BadSettings(f"{node}: {error.strerror}", "`lsscsi -g` lists drives") from error
+    found = len(_real_changer(settings.real).inventory().drives)
+    if found != len(drives):
+        raise BadSettings(
+            f"the changer has {found} drives, and {len(drives)} were named",
+            "name the node of each drive, in the changer's order: --drive /dev/nst0 --drive ...",
+        )
+    durable.make_dir(home)
     _save(home, settings)
     return settings
 
@@ -149,8 +210,17 @@ def open_library(home: Path, doing: str) -> Iterator[Library]:
 
 
 def _library(home: Path, settings: LibrarySettings) -> Library:
+    if settings.real is not None:
+        real = settings.real
+        nodes = tuple(StDrive(node, number) for number, node in enumerate(real.drives))
+        return Library(home, settings, nodes, _real_changer(real))
+    assert settings.virtual is not None
     virtual = VirtualLibrary(home, settings.virtual, settings.cleaning_prefix)
     return Library(home, settings, virtual.drives, virtual.changer, virtual)
+
+
+def _real_changer(shape: RealShape) -> MtxChanger:
+    return MtxChanger(shape.changer_script, shape.changer, shape.drives)
 
 
 @contextlib.contextmanager
@@ -181,22 +251,30 @@ def _check_place(home: Path) -> None:
             raise LibraryExists(f"{home} is not empty: {strange[0]!r} is in it", "choose another")
 
 
+def _new(kind: str, block_bytes: int, shape: dict[str, object]) -> LibrarySettings:
+    values = {"kind": kind, "uuid": uuid.uuid4().hex, "block_bytes": block_bytes, kind: shape}
+    return _checked(values, "these")
+
+
 def _checked(values: dict[str, object], what: str) -> LibrarySettings:
     try:
-        settings = msgspec.convert({"uuid": uuid.uuid4().hex, **values}, LibrarySettings)
+        settings = msgspec.convert(values, LibrarySettings)
     except msgspec.ValidationError as error:
         raise BadSettings(f"{what} can't be a library's settings: {error}", _MEND) from error
     if settings.block_bytes % MIN_BLOCK_BYTES:
         raise BadSettings(f"{what}: block_bytes is no multiple of {MIN_BLOCK_BYTES}", _MEND)
+    for kind, part in (("virtual", settings.virtual), ("real", settings.real)):
+        if (part is not None) != (kind == settings.kind):
+            raise BadSettings(f"{what}: there must be a [{settings.kind}] part and no other", _MEND)
     shape = settings.virtual
-    if 2 * shape.early_warning_bytes > shape.capacity_bytes:
+    if shape is not None and 2 * shape.early_warning_bytes > shape.capacity_bytes:
         raise BadSettings(f"{what}: the early warning comes before half the cartridge", _MEND)
     return settings
 
 
 def _save(home: Path, settings: LibrarySettings) -> None:
-    values = tomli_w.dumps(msgspec.to_builtins(settings))
-    durable.write_file_atomically(home / FILE_NAME, values.encode())
+    values = {key: v for key, v in msgspec.to_builtins(settings).items() if v is not None}
+    durable.write_file_atomically(home / FILE_NAME, tomli_w.dumps(values).encode())
 
 
 def _early_warning(capacity_bytes: int, block_bytes: int) -> int:

@@ -21,6 +21,7 @@ from tape.errors import (
     MediaError,
     NotReady,
 )
+from tape.virtual_drive import VirtualDrive
 from tape.virtual_places import PlacesFile
 
 
@@ -272,3 +273,9 @@ def swap_stickers(home: Path, one: str, other: str) -> None:
     (folder / one).rename(folder / "swapping")
     (folder / other).rename(folder / one)
     (folder / "swapping").rename(folder / other)
+
+
+def lose_buffer(drive: VirtualDrive) -> None:
+    """As the end of the process does: blocks without a filemark are gone."""
+    drive._unmarked = False
+    drive.close()

@@ -11,15 +11,29 @@ from typing import Any
 import pytest
 
 from tape.errors import BadSettings, LibraryBusy, LibraryExists, NoSuchLibrary
-from tape.library import create_virtual, load_settings, open_library
+from tape.library import (
+    SHIPPED_SCRIPT,
+    create_real,
+    create_virtual,
+    load_settings,
+    open_library,
+)
 
 SIZE = 1 << 20
+VIRTUAL_PART = """
+[virtual]
+slots = 1
+doors = 1
+drives = 1
+capacity_bytes = 1000000
+early_warning_bytes = 0
+"""
 
 
 def test_what_was_made_is_read_back(tmp_path: Path) -> None:
     made = create_virtual(tmp_path / "a" / "b", capacity_bytes=5 << 30)
     assert load_settings(tmp_path / "a" / "b") == made
-    assert made.virtual.slots == 20 and made.virtual.drives == 2
+    assert made.virtual is not None and made.virtual.slots == 20 and made.virtual.drives == 2
     with open_library(tmp_path / "a" / "b", "a test") as library:
         slots = library.changer.inventory().slots
         assert [slots[at].barcode for at in (0, 18, 19)] == ["A00001L8", "A00019L8", "CLN001L1"]
@@ -84,12 +98,26 @@ def test_a_library_that_makes_no_sense_is_not_made(
         "",
         "kind = 'paper'",
         "kind = 'virtual'",
+        "kind = 'virtual'" + VIRTUAL_PART,
         "not toml",
         "\udcff",
         "kind = 'virtual'\nuuid = '" + "0" * 32 + "'\nsize = 1",
+        "kind = 'virtual'\nuuid = '" + "0" * 32 + "'",
+        "kind = 'real'\nuuid = '" + "0" * 32 + "'\n" + VIRTUAL_PART,
         "#" * (2 << 20),
     ],
-    ids=["empty", "unknown kind", "no part", "no toml", "no utf-8", "unknown word", "too long"],
+    ids=[
+        "empty",
+        "unknown kind",
+        "no part",
+        "no uuid",
+        "no toml",
+        "no utf-8",
+        "unknown word",
+        "part missing",
+        "other part",
+        "too long",
+    ],
 )
 def test_a_description_that_makes_no_sense_is_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "library.toml").write_bytes(text.encode(errors="surrogateescape"))
@@ -126,3 +154,51 @@ def test_a_killed_holder_leaves_the_library_free(tmp_path: Path) -> None:
     assert done.returncode == -9
     with open_library(tmp_path, "next"):
         pass
+
+
+# --- real ones --------------------------------------------------------------------------------
+
+LISTALL = "#!/bin/sh\ncase $2 in listall) echo D:0:E; echo S:1:F:A00001L8; echo I:2:E;; esac\n"
+
+
+def real(home: Path, **changes: Any) -> None:
+    script = home.parent / "changer"
+    script.write_text(LISTALL)
+    script.chmod(0o700)
+    values: dict[str, Any] = {"changer": "/dev/sg0", "drives": ["/dev/nst0"]}
+    create_real(home, **{**values, "changer_script": str(script), **changes})
+
+
+def test_a_real_library_needs_a_program_that_can_be_run(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match="no program"):
+        real(tmp_path / "l", changer_script=str(tmp_path / "nothing"))
+    assert os.access(SHIPPED_SCRIPT, os.X_OK)
+
+
+def test_a_real_library_needs_drives_that_do_not_rewind(tmp_path: Path) -> None:
+    for node in ("/dev/null", str(tmp_path / "nothing"), "nst0"):
+        with pytest.raises(BadSettings) as caught:
+            real(tmp_path / "l", drives=[node])
+        assert caught.value.hint
+    with pytest.raises(BadSettings):
+        real(tmp_path / "l", drives=[])
+    assert not (tmp_path / "l").exists()
+
+
+def test_a_real_library_is_opened_with_its_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No tape drive is needed to be named, only to be looked at.
+    monkeypatch.setattr("tape.library.check_node", lambda node: None)
+    home = tmp_path / "l"
+    with pytest.raises(BadSettings, match="has 1 drives, and 2 were named"):
+        real(home, drives=["/dev/nst0", "/dev/nst1"])
+    real(home)
+    assert load_settings(home).kind == "real"
+    with open_library(home, "a test") as library:
+        assert [drive.name for drive in library.drives] == ["/dev/nst0"]
+        assert [slot.barcode for slot in library.changer.inventory().slots] == ["A00001L8"]
+        assert library.capacity_bytes == 0
+        assert library.virtual is None
+    with pytest.raises(LibraryExists):
+        real(home)

@@ -64,6 +64,13 @@ def drive(library: Library) -> Drive:
     return library.drives[0]
 
 
+def library_in(home: Path) -> VirtualLibrary:
+    """As a process finds it that comes after a kill: without the lock."""
+    shape = load_settings(home).virtual
+    assert shape is not None
+    return VirtualLibrary(home, shape, "CLN")
+
+
 def files_of(drive: Drive, count: int) -> list[list[bytes]]:
     drive.rewind()
     return [list(iter(drive.read_block, b"")) for _ in range(count)]
@@ -86,7 +93,7 @@ def test_a_kill_loses_what_has_no_filemark(drive: Drive, home: Path) -> None:
     drive.write_filemark()
     drive.write_block(b"lost")
     # Whoever comes after a kill finds the folder as it is now.
-    again = VirtualLibrary(home, load_settings(home).virtual, "CLN").drives[0]
+    again = library_in(home).drives[0]
     again.open()
     again.to_end()
     assert again.position() == (1, 0)
@@ -109,7 +116,7 @@ def test_a_tape_file_that_lost_bytes_is_a_media_error(
 def test_every_power_cut_leaves_marked_files_and_no_halves(tmp_path: Path) -> None:
     home = tmp_path / "library"
     create_virtual(home, capacity_bytes=CAPACITY, slots=2, cartridges=1)
-    library = VirtualLibrary(home, load_settings(home).virtual, "CLN")
+    library = library_in(home)
     library.changer.load(1, 0)
     drive = library.drives[0]
     drive.open()
@@ -140,7 +147,7 @@ def test_every_power_cut_leaves_marked_files_and_no_halves(tmp_path: Path) -> No
 
 
 def _content(folder: Path) -> list[list[bytes]]:
-    drive = VirtualLibrary(folder, load_settings(folder).virtual, "CLN").drives[0]
+    drive = library_in(folder).drives[0]
     drive.open()
     drive.to_end()
     try:
