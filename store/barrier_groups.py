@@ -45,7 +45,8 @@ MAX_CACHED_GROUPS = 1024
 MAX_JOURNALS = 16
 
 MACHINE_KEY = b"m"
-_DIRECTORY, _FAMILY, _ACTOR, _NODE = b"d", b"f", b"a", b"n"
+FAMILY_ROW, ACTOR_ROW = b"f", b"a"
+_DIRECTORY, _NODE = b"d", b"n"
 
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
@@ -179,7 +180,7 @@ class Groups:
                 self._rows.put(_NODE + key_lsn(node), key_lsn(number))
             group.persisted = set(group.files)
         for number in self._changed_families:
-            self._rows.put(_FAMILY + key_lsn(number), _encode(self._families[number]))
+            self._rows.put(FAMILY_ROW + key_lsn(number), _encode(self._families[number]))
         self._rows.put(MACHINE_KEY, _encode(self.machine))
         self._changed.clear()
         self._changed_families.clear()
@@ -212,20 +213,20 @@ class Groups:
     def note_actor(self, lsn: int, family: int) -> None:
         """An ACTOR op: which family its process is of."""
         self._actors[lsn] = family
-        self._rows.put(_ACTOR + key_lsn(lsn), key_lsn(family))
+        self._rows.put(ACTOR_ROW + key_lsn(lsn), key_lsn(family))
 
     def family_of(self, actor: int) -> int:
         """The family of an actor."""
         family = self._actors.get(actor)
         if family is None:
-            row = self._rows.get(_ACTOR + key_lsn(actor))
+            row = self._rows.get(ACTOR_ROW + key_lsn(actor))
             family = self._actors[actor] = 0 if row is None else int.from_bytes(row, "big")
         return family
 
     def _family(self, number: int) -> FamilyState:
         family = self._families.get(number)
         if family is None:
-            row = self._rows.get(_FAMILY + key_lsn(number))
+            row = self._rows.get(FAMILY_ROW + key_lsn(number))
             family = FamilyState() if row is None else _decode(row, type=FamilyState)
             self._families[number] = family
         self._changed_families.add(number)

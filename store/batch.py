@@ -23,6 +23,7 @@ from store.errors import UnsupportedFormat
 from store.format import (
     BATCH_HEADER,
     BATCH_MAGIC,
+    FEATURE_BASELINE,
     FEATURE_FOLDED,
     FEATURE_GAPS,
     FORMAT_VERSION,
@@ -31,6 +32,7 @@ from store.format import (
     KNOWN_FEATURES,
     MAX_PAYLOAD_BYTES,
     OP_META,
+    Flag,
     Kind,
 )
 from store.ops import Op
@@ -56,6 +58,9 @@ _hash = xxhash.xxh3_64_intdigest
 _GAP = int(Kind.GAP)
 _FOLDED = int(Kind.FOLDED)
 DIGEST_BYTES = 32
+
+_OTHER_DIGEST = FEATURE_FOLDED | FEATURE_BASELINE
+"""Features with which the digest of what is in a batch stands beside that of the chain."""
 
 
 class Frame(NamedTuple):
@@ -84,17 +89,36 @@ class BatchHeader(NamedTuple):
     previous: bytes
     digest: bytes
     directory: bytes
-    """With the feature `FEATURE_FOLDED`, the digest of what is in the batch follows the entries."""
+    """With some features the digest of what is in the batch follows the entries."""
+    features: int = 0
 
     @property
     def folded(self) -> bool:
         """Whether some of its ops were left out on the way from the site."""
-        return len(self.directory) > self.frame_count * _frame.size
+        return bool(self.features & FEATURE_FOLDED)
+
+    @property
+    def begins_history(self) -> bool:
+        """Whether it starts with the BASELINE op: then it follows on baseline batches, whatever
+        their last LSN."""
+        baseline = bool(self.features & FEATURE_BASELINE)
+        return baseline and self.digest != self.content_digest
+
+    @property
+    def describes_beginning(self) -> bool:
+        """Whether it is a baseline batch, whose ops are no history."""
+        return bool(self.features & FEATURE_BASELINE) and not self.begins_history
 
     @property
     def content_digest(self) -> bytes:
-        """The digest of what is in it; that of the chain unless it is folded."""
-        return self.directory[-DIGEST_BYTES:] if self.folded else self.digest
+        """The digest of what is in it; that of the chain unless features say otherwise."""
+        return self.directory[-DIGEST_BYTES:] if self.features & _OTHER_DIGEST else self.digest
+
+    def follows(self, last_lsn: int) -> bool:
+        """Whether it is next behind a batch that ends with `last_lsn`."""
+        if self.begins_history:
+            return 0 < last_lsn < self.first_lsn
+        return self.first_lsn == last_lsn + 1
 
     @property
     def meta_offset(self) -> int:
@@ -159,8 +183,8 @@ def encode_batch(
     """A batch of `ops`, which are consecutive and at least one.
 
     `previous` is the digest of the preceding batch (32 bytes, NO_DIGEST for none). `site_digest`
-    is the digest that the batch has at its site, for one with FOLDED ops; of others it does not
-    count. AssertionError when the ops are more than a batch may hold.
+    is the digest that the batch has at its site, for one with FOLDED ops or with the BASELINE op;
+    of others it does not count. AssertionError when the ops are more than a batch may hold.
     """
     compressor = _codecs.compressor(level)
     pack, size = _meta.pack_into, _meta.size
@@ -175,14 +199,18 @@ def encode_batch(
             features |= FEATURE_GAPS
         elif kind == _FOLDED:
             features |= FEATURE_FOLDED
+    starts = ops[0].kind == Kind.BASELINE and not ops[0].flags & Flag.BASELINE
+    if starts or ops[0].flags & Flag.BASELINE:
+        features |= FEATURE_BASELINE
     payload = b"".join([op[8] for op in ops])
     assert 0 < len(ops) <= MAX_BATCH_OPS and len(payload) <= MAX_BATCH_PAYLOAD_BYTES
     digest = _digest(previous, meta, payload)
     stored_meta = compressor.compress(meta)
     directory, frames = _encode_frames(payload, compressor)
-    if features & FEATURE_FOLDED:
+    if features & _OTHER_DIGEST:
         directory += digest
-        digest = site_digest
+        if starts or features & FEATURE_FOLDED:
+            digest = site_digest
     total = HEADER_BYTES + len(directory) + len(stored_meta) + sum(map(len, frames))
     header = BatchHeader(
         op_count=len(ops),
@@ -198,8 +226,9 @@ def encode_batch(
         previous=previous,
         digest=digest,
         directory=directory,
+        features=features,
     )
-    data = b"".join([_encode_header(header, features), directory, stored_meta, *frames])
+    data = b"".join([_encode_header(header), directory, stored_meta, *frames])
     return EncodedBatch(data, header)
 
 
@@ -220,11 +249,11 @@ def _encode_frames(
     return b"".join(entries), frames
 
 
-def _encode_header(header: BatchHeader, features: int) -> bytes:
+def _encode_header(header: BatchHeader) -> bytes:
     body = _header.pack(
         BATCH_MAGIC,
         FORMAT_VERSION,
-        features,
+        header.features,
         header.op_count,
         header.first_lsn,
         header.last_lsn,
@@ -266,8 +295,8 @@ def header_bytes(data: bytes | memoryview) -> int:
     frame_count: int = fields[10]
     if frame_count > MAX_BATCH_PAYLOAD_BYTES // FRAME_BYTES:
         raise ValueError(f"a frame directory of {frame_count} entries is impossible")
-    folded = DIGEST_BYTES if fields[2] & FEATURE_FOLDED else 0
-    return HEADER_BYTES + frame_count * _frame.size + folded
+    other_digest = DIGEST_BYTES if fields[2] & _OTHER_DIGEST else 0
+    return HEADER_BYTES + frame_count * _frame.size + other_digest
 
 
 def decode_header(data: bytes | memoryview) -> BatchHeader:
@@ -284,7 +313,7 @@ def decode_header(data: bytes | memoryview) -> BatchHeader:
     if fields[-1] != _hash(bytes(data[: HEADER_BYTES - 8]) + directory):
         raise ValueError("the batch header does not match its checksum")
     version, count, meta_raw = fields[1], fields[3], fields[12]
-    header = BatchHeader._make((count, *fields[4:12], *fields[14:17], directory))
+    header = BatchHeader._make((count, *fields[4:12], *fields[14:17], directory, fields[2]))
     if version < 1 or meta_raw != count * _meta.size:
         raise ValueError("the batch header contradicts itself")
     _check_header(header)

@@ -8,6 +8,8 @@ StoreError
 │   └── StoreFault             the store's disk fails, is gone or read-only
 ├── DamagedError               bytes on disk are not what was written
 │   └── IntakeGap              the intake log does not hold the asked LSN
+├── BaselineError              what a copy is made from does not fit together
+│   └── BaselineTooLong        the tree takes more ops than there are LSNs before it
 ├── IndexStale                 the segments know more than the index
 ├── UnsupportedFormat          written by a newer cdpfs, or not a store at all
 ├── BadSettings                a volume can't be made with these settings
@@ -87,6 +89,18 @@ class DamagedError(StoreError):
 
 class IntakeGap(DamagedError):
     """The intake log does not hold the op that should come next."""
+
+
+class BaselineError(StoreError):
+    """What a copy of a volume is to be made from is damaged, incomplete or contradicts itself."""
+
+    hint = "make the copy from another set"
+
+
+class BaselineTooLong(BaselineError):
+    """To describe the tree takes more ops than there were LSNs by then."""
+
+    hint = "make the copy from a full that was written later"
 
 
 class IndexStale(StoreError):

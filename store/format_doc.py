@@ -118,6 +118,15 @@ PAYLOADS = (
         ),
     ),
     Table(
+        "entry in the payload of BASELINE_ROWS",
+        "`baseline_state.Entry`. Then the key and the row of the index. Entries stand back to back.",
+        (
+            Field("kind", "B", "2: `groups`, 3: `barriers`, 4: `points`, 5: `points`, not listed"),
+            Field("key_length", "I", "bytes of the key"),
+            Field("row_length", "I", "bytes of the row"),
+        ),
+    ),
+    Table(
         "payload of ADOPT_NAME",
         "Then the name (the rest).",
         (Field("parent", "Q", "NodeId of the directory"),),
@@ -181,6 +190,8 @@ def _constants() -> str:
     names = (
         "FORMAT_VERSION",
         "FEATURE_GAPS",
+        "FEATURE_FOLDED",
+        "FEATURE_BASELINE",
         "KNOWN_FEATURES",
         "INDEX_VERSION",
         "RING_HEADER_BYTES",

@@ -28,8 +28,9 @@ and left alone.
 | `control.sock`, `log/` | control socket; logs of the daemon | fsd |
 
 FIRST and LAST are LSNs as 16 hexadecimal digits. Segments join without a gap: FIRST is the
-preceding LAST plus one, and the first batch of a segment names the digest of the last batch of the
-one before it. The folder is 0700 and every file in it 0600.
+preceding LAST plus one (but for the jump to where the history of a copy begins, see below), and
+the first batch of a segment names the digest of the last batch of the one before it. The folder is
+0700 and every file in it 0600.
 
 A segment is its header and then batches, back to back. A batch is its header, the frame directory,
 the op metadata and the payload frames. Frames cut the raw payload of the batch every FRAME_BYTES
@@ -40,6 +41,19 @@ stored raw unless zstd makes it smaller than 97 % of its raw size.
 KINDS = """\
 LSN 1 is the MOUNT op of the first session. An ABORT always stands directly behind the op it
 cancels, in the same batch. The columns node and offset say what these fields hold.
+
+A *copy* of a volume may begin in the midst of its history, at LSN L, as one made from a tape set
+does. Its first batches, the *baseline batches* with LSNs from 1 on (all below L), are no history
+but describe the tree at L; all their ops have the flag BASELINE, and times right before that of L.
+The first of them is a BASELINE op whose offset is L. Then come, in any order: an ADOPT for each
+node (offset L), with all that it was; ADOPT_NAME for its further names (offset L); SETXATTR for
+extended attributes that had no room there; BASE for content, at any offset, of which what none
+holds are holes; ACTOR with the LSN that the op has in the volume's history as offset;
+BASELINE_ROWS. Names may come before their directories, all else of a node only behind its ADOPT.
+The next batch starts with a BASELINE op without the flag, at LSN L, in place of the op that the
+site has there, and goes on with what follows on it in the site's batch. It carries the site's
+digest of that batch, so that the site's next batch follows from it; behind it everything is as at
+the site. Ops there that adopt what was seen at L or before, or bring its content, say nothing new.
 """
 
 PAYLOADS = """\

@@ -9,7 +9,7 @@ be thrown away and made again from the segments.
     index_nodes.py     attributes            index_content.py   bytes of files
     index_history.py   histories with bounded lookups (content, listings, links)
     index_lookup.py    reading               index_env.py       LMDB and the tables
-    index_points.py    recovery points
+    index_points.py    recovery points       index_baseline.py  where the history of a copy begins
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from store.format import Kind, key_lsn
 from store.index_env import STATE_KEY, IndexEnvironment, Transaction, mapped_errors
 from store.index_lookup import Lookup
 from store.index_points import PointWriter
-from store.index_rows import ABORTED, OP_ROW, OPS_PER_ROW, BatchPlace, IndexState
+from store.index_rows import ABORTED, OP_ROW, OPS_PER_ROW, Baseline, BatchPlace, IndexState
 from store.index_tree import TreeWriter
-from store.ops import Op
-from store.types import Lsn, NodeId
+from store.ops import Op, aborted_in, begins_history
+from store.types import Lsn, NodeId, TimeNs
 from store.volume import Store
 
 __all__ = ["BatchPlace", "IndexWriter"]
@@ -44,8 +44,8 @@ class IndexWriter:
     def __init__(self, store: Store) -> None:
         self._env = IndexEnvironment(store.index_dir, write=True)
         self._env.drop_stale_readers()
-        self._tree = TreeWriter(self._env.tables)
         self._points = PointWriter(self._env.tables)
+        self._tree = TreeWriter(self._env.tables, self._points)
         self._txn: Transaction | None = None
         self._state = self._committed_state()
 
@@ -85,6 +85,11 @@ class IndexWriter:
         """All of the above, and totals."""
         return self._state
 
+    def baseline(self) -> Baseline | None:
+        """Where the history of a copy begins, as of the last commit."""
+        with self._env.begin() as txn:
+            return Lookup(txn, self._env.tables).baseline()
+
     def begin(self) -> None:
         """Start a transaction; nothing happens when one is open."""
         if self._txn is None:
@@ -101,15 +106,17 @@ class IndexWriter:
         """
         assert self._txn is not None, "begin first"
         with self._all_or_nothing():
-            if where.first_lsn != self._state.indexed_lsn + 1 or ops[0].lsn != where.first_lsn:
-                raise InconsistentLog(
-                    f"the batch starts at LSN {where.first_lsn}, the index ends at "
-                    f"{self._state.indexed_lsn}"
-                )
-            aborted = {op.offset for op in ops if op.kind == Kind.ABORT}
+            assert ops[0].lsn == where.first_lsn, "the place of another batch"
+            describes = self._tree.baseline.place(ops, self._state.indexed_lsn)
+            if begins_history(ops[0]):
+                self._tree.baseline.start(ops[0], ops[-1].lsn)
+            aborted = aborted_in(ops)
             self._put_ops(ops, aborted)
-            self._points.take(ops, aborted)
-            self._change_tree(ops, aborted)
+            if describes:
+                self._describe(ops)
+            else:
+                self._points.take(ops, aborted)
+                self._change_tree(ops, aborted)
             self._tree.flush()
             self._finish_batch(ops, where)
 
@@ -174,6 +181,11 @@ class IndexWriter:
                 append=True,
             )
 
+    def _describe(self, ops: Sequence[Op]) -> None:
+        for op in ops:
+            with _named(op.lsn):
+                self._tree.baseline.apply(op)
+
     def _change_tree(self, ops: Sequence[Op], aborted: set[int]) -> None:
         nodes, handlers = self._tree.nodes, self._tree.handlers
         used, get, write = nodes.used, nodes.get, self._tree.content.write
@@ -203,6 +215,7 @@ class IndexWriter:
             key_lsn(where.first_lsn), where.encode(), append=True, db=self._env.tables.batches
         )
         state = self._state
+        first_time_ns = TimeNs(0) if begins_history(ops[0]) else state.first_time_ns
         self._state = IndexState(
             indexed_lsn=where.last_lsn,
             max_node=NodeId(max(state.max_node, *(op.node for op in ops))),
@@ -210,7 +223,18 @@ class IndexWriter:
             segment_end=where.offset + where.total_bytes,
             payload_bytes=state.payload_bytes + where.payload_bytes,
             segment_bytes=state.segment_bytes + where.total_bytes,
-            first_time_ns=state.first_time_ns or where.first_time_ns,
+            first_time_ns=first_time_ns or where.first_time_ns,
             last_time_ns=where.last_time_ns,
             last_digest=where.digest,
         )
+
+
+@contextlib.contextmanager
+def _named(lsn: int) -> Iterator[None]:
+    """Errors say which op it was."""
+    try:
+        yield
+    except InconsistentLog as error:
+        raise InconsistentLog(f"LSN {lsn}: {error}") from error
+    except (ValueError, struct.error) as error:
+        raise InconsistentLog(f"LSN {lsn} has an impossible payload: {error}") from error

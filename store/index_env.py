@@ -35,6 +35,8 @@ STATE_KEY = b"state"
 GAP_PREFIX = b"gap"
 CLOCK_PREFIX = b"clock"
 FOLD_PREFIX = b"fold"
+BASELINE_KEY = b"baseline"
+ACTOR_PREFIX = b"actor"
 
 
 class Tables(NamedTuple):
@@ -44,7 +46,9 @@ class Tables(NamedTuple):
     """VERSION_KEY → version; STATE_KEY → `index_rows.IndexState`; GAP_PREFIX, LSN of a GAP op →
     when the gap began (8 bytes), and the op's payload; CLOCK_PREFIX, wall time → LSN: what the
     machine's clock said while the log's was ahead of it, without those that a later op undid;
-    FOLD_PREFIX, LSN of a fold's end → `ops.Folded`."""
+    FOLD_PREFIX, LSN of a fold's end → `ops.Folded`; BASELINE_KEY → `index_rows.Baseline`;
+    ACTOR_PREFIX, LSN of a site's ACTOR op from before a baseline → LSN of the op that says the
+    same here."""
     ops: Table
     """LSN of the first → up to OPS_PER_ROW consecutive ops (`index_rows`)."""
     batches: Table

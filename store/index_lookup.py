@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from store.extents import RegionCodec, RegionPiece
 from store.format import key_extent, key_lsn, key_name_lsn, key_node_lsn
 from store.index_env import (
+    ACTOR_PREFIX,
+    BASELINE_KEY,
     CLOCK_PREFIX,
     FOLD_PREFIX,
     GAP_PREFIX,
@@ -25,11 +27,13 @@ from store.index_listing import ListingCodec
 from store.index_rows import (
     FULL,
     OP_ROW,
+    Baseline,
     BaseState,
     BatchPlace,
     IndexState,
     NodeState,
     OpMeta,
+    Point,
     decode_base,
     decode_full,
     op_in_row,
@@ -121,8 +125,18 @@ class Lookup:
             yield found
             lsn += 1
 
+    def baseline(self) -> Baseline | None:
+        """Where the history of a copy begins; None: with its first op."""
+        row = self._txn.get(BASELINE_KEY, db=self._tables.meta)
+        return None if row is None else Baseline.decode(row)
+
+    def actor_lsn(self, lsn: int) -> Lsn:
+        """The op here that says what the ACTOR op `lsn` of before a baseline said; 0: none does."""
+        row = self._txn.get(ACTOR_PREFIX + key_lsn(lsn), db=self._tables.meta)
+        return Lsn(0 if row is None else _number(row))
+
     def first_lsn(self) -> Lsn:
-        """LSN of the oldest op; 0 if there is none."""
+        """LSN of the oldest op, of history or before it; 0 if there is none."""
         cursor = self._cursor(self._tables.ops)
         return Lsn(_number(cursor.key())) if cursor.first() else Lsn(0)
 
@@ -156,6 +170,21 @@ class Lookup:
         """(LSN, time, name) of marks from LSN `start` on."""
         for key, row in self._range(self._tables.marks, key_lsn(start), b""):
             yield Lsn(_number(key)), TimeNs(int.from_bytes(row[:8], "little")), row[8:]
+
+    def mark_points(self, start: int, stop: int) -> Iterator[Point]:
+        """Marks of LSN `[start, stop)` as recovery points."""
+        for lsn, time_ns, name in self.marks(start):
+            if lsn >= stop:
+                return
+            yield Point(lsn, time_ns, "mark", Lsn(0), "set by name", text_of(name), Lsn(0))
+
+    def crash_points(self, start: int, stop: int) -> Iterator[Point]:
+        """The ends of batches that lie in LSN `[start, stop)`."""
+        for batch in self.batches(start):
+            lsn, time_ns = batch.last_lsn, batch.last_time_ns
+            if lsn >= stop:
+                return
+            yield Point(lsn, time_ns, "crash", Lsn(0), "end of a batch", "", Lsn(0))
 
     def gaps(self) -> Iterator[tuple[Lsn, int, bytes]]:
         """(LSN, wall time at which it began, payload) of every GAP op."""
@@ -326,3 +355,8 @@ def _number(data: bytes) -> int:
 
 def _lsn(key: bytes) -> int:
     return int.from_bytes(key[-8:], "big")
+
+
+def text_of(name: bytes) -> str:
+    """A mark's name."""
+    return name.decode("utf-8", "surrogateescape")

@@ -14,11 +14,23 @@ from store.format import key_node_lsn
 from store.index_env import Tables, Transaction
 from store.index_history import NEWEST
 from store.index_lookup import Lookup
-from store.index_rows import TOUCHES_PER_ROW, NodeState, encode_full, encode_touches
-from store.types import NodeId
+from store.index_rows import (
+    TOUCHES_PER_ROW,
+    Baseline,
+    BaseState,
+    NodeState,
+    encode_base,
+    encode_full,
+    encode_touches,
+)
+from store.ops import Adopted
+from store.types import Lsn, NodeId
 
 KEEP_NODES = 1 << 15
 """Nodes remembered from batch to batch; some 500 bytes each."""
+
+MAX_FILE_BYTES = (1 << 63) - 1
+"""No file is larger."""
 
 
 class Node:
@@ -89,6 +101,8 @@ class NodeWriter:
         self._known: dict[int, Node] = {}
         self.used: dict[int, Node] = {}
         """Nodes used in this batch; the hot path looks here before it calls `get`."""
+        self.baseline: Baseline | None = None
+        """Where the history of a copy begins."""
         self._rows: dict[bytes, bytes] = {}
 
     def begin(self, txn: Transaction, lookup: Lookup) -> None:
@@ -115,9 +129,19 @@ class NodeWriter:
     def get(self, number: int) -> Node:
         """The node's newest state; InconsistentLog when the log never introduced it."""
         node = self.find(number)
+        if node is None and self.baseline is not None and number <= self.baseline.max_node:
+            return self._nameless(number, self.baseline)
         if node is None:
             raise InconsistentLog(f"node {number} is not known")
         return node
+
+    def _nameless(self, number: int, baseline: Baseline) -> Node:
+        """A node that had no name where the history of a copy begins, so that it is not described:
+        a file that somebody still has open, as a rule, which never shows."""
+        state = new_state(number, stat.S_IFREG, baseline.lsn, baseline.time_ns, 0, 0)
+        unknown = encode_base(BaseState(baseline.lsn, MAX_FILE_BYTES, complete=False))
+        self._txn.put(key_node_lsn(number, baseline.lsn), unknown, db=self._tables.bases)
+        return self.add(state._replace(links=0), baseline.lsn, complete=False)
 
     def add(self, state: NodeState, lsn: int, complete: bool) -> Node:
         """A node that is new, or known and replaced as a whole, from `lsn` on."""
@@ -205,4 +229,25 @@ def new_state(node: int, mode: int, lsn: int, time_ns: int, uid: int, gid: int) 
         generation=lsn,
         changed=lsn,  # type: ignore[arg-type]
         inode=0,
+    )
+
+
+def adopted_state(node: NodeId, since: Lsn, adopted: Adopted) -> NodeState:
+    """A node that was found to be there at `since`."""
+    size = adopted.size_bytes if stat.S_ISREG(adopted.mode) else len(adopted.target)
+    return NodeState(
+        node,
+        adopted.mode,
+        adopted.uid,
+        adopted.gid,
+        adopted.rdev,
+        size,
+        adopted.atime_ns,
+        adopted.mtime_ns,
+        adopted.ctime_ns,
+        1 if stat.S_ISDIR(adopted.mode) else adopted.links,
+        adopted.target,
+        since,
+        since,
+        adopted.inode,
     )

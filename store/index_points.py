@@ -12,13 +12,15 @@ from typing import TypeAlias
 
 from store.barrier_state import GRADES, Group, Place, decode_group, decode_point
 from store.barriers import Inference
+from store.baseline_state import Entry
+from store.baseline_state import Kind as Stated
 from store.errors import InconsistentLog
 from store.format import key_lsn, key_node_lsn
 from store.index_env import Table, Tables, Transaction
 from store.index_history import NEWEST, seek_floor
 from store.index_listing import split_link
 from store.index_lookup import Lookup
-from store.index_rows import Point
+from store.index_rows import Baseline, Point
 from store.ops import Op
 from store.types import Lsn
 
@@ -34,6 +36,8 @@ class PointWriter:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._inference: Inference | None = None
+        self.baseline: Baseline | None = None
+        """Where the history of a copy begins."""
 
     def begin(self, txn: Transaction, lookup: Lookup) -> None:
         """Work in this write transaction from now on."""
@@ -42,6 +46,14 @@ class PointWriter:
 
     def take(self, ops: Sequence[Op], aborted: set[int]) -> None:
         """Infer from one batch, before the tree in the index changes with it."""
+        stated_lsn = self.baseline.end_lsn if self.baseline is not None else 0
+        if ops[0].lsn <= stated_lsn:
+            if ops[-1].lsn > stated_lsn:
+                raise InconsistentLog(
+                    f"groups are stated up to LSN {stated_lsn}, within the batch up to LSN "
+                    f"{ops[-1].lsn}"
+                )
+            return
         if self._inference is None:
             self._inference = Inference(self)
         try:
@@ -56,6 +68,21 @@ class PointWriter:
     def forget(self) -> None:
         """Drop everything that is remembered: the transaction was aborted."""
         self._inference = None
+
+    def load(self, entry: Entry) -> None:
+        """A row that came with a baseline: what inference would find up to its `end_lsn`."""
+        table = {
+            Stated.GROUP: self._tables.groups,
+            Stated.BARRIER: self._tables.barriers,
+            Stated.POINT: self._tables.points,
+            Stated.HELD_POINT: self._tables.points,
+        }.get(Stated(entry.kind))
+        if table is None:
+            raise ValueError(f"entries of kind {entry.kind} are no rows")
+        self._txn.put(entry.key, entry.row, db=table)
+        if entry.kind == Stated.POINT:
+            order = entry.key[8:] + entry.key[:8]
+            self._txn.put(order, _PRESENT, db=self._tables.point_order)
 
     # --- barrier_groups.Rows ---------------------------------------------------------------------
 
@@ -91,7 +118,8 @@ class PointWriter:
             self._txn.delete(order, db=self._tables.point_order)
         else:
             self._txn.put(key, row, db=self._tables.points)
-            self._txn.put(order, _PRESENT, db=self._tables.point_order)
+            if self.baseline is None or lsn != self.baseline.lsn:
+                self._txn.put(order, _PRESENT, db=self._tables.point_order)
 
     def place_of(self, node: int) -> Place | None:
         """A name of a node when the batch began; of several the first in order."""
@@ -149,6 +177,10 @@ class PointReader:
                 if known is not None:
                     known[key] = before
             yield before[1]
+
+    def rows(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """The rows of `groups` or `barriers` as they are, those whose keys begin with `prefix`."""
+        return _range(self._txn, getattr(self._tables, table), prefix, prefix)
 
     def group(self, number: Lsn) -> Group | None:
         """One group."""

@@ -9,6 +9,7 @@ import struct
 from bisect import bisect_right
 from typing import NamedTuple
 
+from store.batch import BatchHeader
 from store.types import Lsn, NodeId, TimeNs
 
 
@@ -114,6 +115,35 @@ class FoldSpan(NamedTuple):
     points: int
 
 
+_baseline = struct.Struct("<QQQQ?")
+
+
+class Baseline(NamedTuple):
+    """Where the history of a copy begins; what was there then is in batches before that.
+
+    Ops with lower LSNs only describe it: they are no history.
+    """
+
+    lsn: Lsn
+    time_ns: TimeNs = TimeNs(0)
+    """Of the op that had this LSN at the site."""
+    end_lsn: Lsn = Lsn(0)
+    """Groups and points are stated as they were found up to here; 0: they are not stated."""
+    max_node: NodeId = NodeId(0)
+    """NodeIds up to this one had been given by `end_lsn`, or by the beginning."""
+    whole: bool = False
+    """All of the description is there, and history has begun."""
+
+    def encode(self) -> bytes:
+        """The row's value."""
+        return _baseline.pack(*self)
+
+    @classmethod
+    def decode(cls, row: bytes) -> Baseline:
+        """From the row's value."""
+        return cls(*_baseline.unpack(row))
+
+
 # --- ops: up to OPS_PER_ROW consecutive ones in a row, keyed by the LSN of the first -------------
 
 OPS_PER_ROW = 48
@@ -163,6 +193,21 @@ class BatchPlace(NamedTuple):
     total_bytes: int
     payload_bytes: int
     digest: bytes
+
+    @classmethod
+    def of(cls, header: BatchHeader, segment_first_lsn: Lsn, offset: int) -> BatchPlace:
+        """The place of a batch at `offset` of a segment."""
+        return cls(
+            header.first_lsn,
+            header.last_lsn,
+            header.first_time_ns,
+            header.last_time_ns,
+            segment_first_lsn,
+            offset,
+            header.total_bytes,
+            header.payload_bytes,
+            header.digest,
+        )
 
     def encode(self) -> bytes:
         """The row's value."""

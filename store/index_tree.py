@@ -13,12 +13,14 @@ from collections.abc import Callable
 
 from store.errors import InconsistentLog
 from store.format import Flag, Kind, key_lsn, key_name_lsn, key_node_lsn
+from store.index_baseline import BaselineTree
 from store.index_content import ContentWriter
 from store.index_env import CLOCK_PREFIX, FOLD_PREFIX, GAP_PREFIX, Tables, Transaction
 from store.index_history import NEWEST, HistoryWriter
 from store.index_listing import Change, ListingCodec, link_name
 from store.index_lookup import HELD, REMOVED, Lookup
-from store.index_nodes import Node, NodeWriter, new_state
+from store.index_nodes import Node, NodeWriter, adopted_state, new_state
+from store.index_points import PointWriter
 from store.index_rows import BaseState, NodeState, encode_base
 from store.ops import (
     RENAME_EXCHANGE,
@@ -35,7 +37,7 @@ from store.ops import (
     Renamed,
     decode_entry,
 )
-from store.types import Lsn, NodeId
+from store.types import Lsn
 
 _PERMISSIONS = 0o7777
 CLOCK_AHEAD_NS = 1_000_000_000
@@ -45,7 +47,7 @@ CLOCK_AHEAD_NS = 1_000_000_000
 class TreeWriter:
     """Applies ops to the tables of the tree."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, points: PointWriter) -> None:
         self._tables = tables
         self.nodes = NodeWriter(tables)
         self.content = ContentWriter(tables)
@@ -54,6 +56,9 @@ class TreeWriter:
             tables.dirlog, listing
         )
         self._links: HistoryWriter[dict[bytes, int], Change] = HistoryWriter(tables.links, listing)
+        self.baseline = BaselineTree(
+            tables, self.nodes, self.content, self._dirlog, self._links, points
+        )
         self.handlers: dict[int, Callable[[Op], None]] = {
             Kind.TRUNCATE: self._truncate,
             Kind.CREATE: self._create,
@@ -83,6 +88,7 @@ class TreeWriter:
         self.content.begin(txn, lookup)
         self._dirlog.begin(txn)
         self._links.begin(txn)
+        self.baseline.begin(txn, lookup)
 
     def flush(self) -> None:
         """Write everything that is pending: the end of a batch."""
@@ -243,11 +249,15 @@ class TreeWriter:
     # --- what was there before -------------------------------------------------------------------
 
     def _adopt(self, op: Op) -> None:
-        since, adopted = op.offset, Adopted.decode(op.payload)
+        since, adopted = self._since(op), Adopted.decode(op.payload)
         known = self.nodes.find(op.node)
+        if known is not None and self._was_described(op):
+            if adopted.parent:
+                self._adopted_name(op, adopted.parent, adopted.name, new=False)
+            return
         if known is not None and self.nodes.newest_lsn(known) > since:
             raise InconsistentLog(f"node {op.node} changed before it was adopted at LSN {since}")
-        state = _adopted_state(op.node, Lsn(since), adopted)
+        state = adopted_state(op.node, Lsn(since), adopted)
         complete = stat.S_ISDIR(state.mode) and known is not None and known.complete
         self.nodes.add(state, since, complete)
         self._adopt_base(state, complete)
@@ -256,6 +266,17 @@ class TreeWriter:
             self._adopted_name(op, adopted.parent, adopted.name, new=known is None)
         if adopted.inode and state.links > 1:
             self._txn.put(key_lsn(adopted.inode), key_lsn(op.node), db=self._tables.inodes)
+
+    def _since(self, op: Op) -> Lsn:
+        """When an adopted node or name was seen; not before the history here begins."""
+        baseline = self.baseline.baseline
+        return Lsn(max(op.offset, baseline.lsn) if baseline is not None else op.offset)
+
+    def _was_described(self, op: Op) -> bool:
+        """Was the adopted node or name seen before the history here begins? Then what it was like
+        there is known already."""
+        baseline = self.baseline.baseline
+        return baseline is not None and op.offset <= baseline.lsn
 
     def _adopt_base(self, state: NodeState, listed: bool) -> None:
         complete = listed
@@ -287,12 +308,12 @@ class TreeWriter:
         A name that has changed since then (it was removed through the mount and made again behind
         its back) leads there from the op on.
         """
-        node, since = op.node, op.offset
+        node, since = op.node, self._since(op)
         parent = self.nodes.get(directory)
         row = self._lookup.name_row_at(directory, name, NEWEST)
         if row is not None and row[1] == node:
             return
-        if row is not None and row[0] > since:
+        if (row is not None and row[0] > since) or self._was_described(op):
             since = op.lsn
         self._txn.put(key_name_lsn(directory, name, since), key_lsn(node), db=self._tables.names)
         if parent.complete:
@@ -305,6 +326,8 @@ class TreeWriter:
 
     def _base(self, op: Op) -> None:
         base = self._lookup.base(op.node)
+        if base is None and self.baseline.baseline is not None:
+            return  # that content is as of before the history here begins, and described there
         if base is None:
             raise InconsistentLog(f"base content of node {op.node}, which was never adopted")
         self.content.base(op.node, base.since, op.lsn, op.offset, len(op.payload))
@@ -332,23 +355,3 @@ def _wall_ns(payload: bytes | memoryview) -> int:
     except (ValueError, KeyError, TypeError):
         return 0
     return said if isinstance(said, int) and 0 < said < 1 << 63 else 0
-
-
-def _adopted_state(node: NodeId, since: Lsn, adopted: Adopted) -> NodeState:
-    size = adopted.size_bytes if stat.S_ISREG(adopted.mode) else len(adopted.target)
-    return NodeState(
-        node,
-        adopted.mode,
-        adopted.uid,
-        adopted.gid,
-        adopted.rdev,
-        size,
-        adopted.atime_ns,
-        adopted.mtime_ns,
-        adopted.ctime_ns,
-        1 if stat.S_ISDIR(adopted.mode) else adopted.links,
-        adopted.target,
-        since,
-        since,
-        adopted.inode,
-    )

@@ -7,9 +7,11 @@ from bytes with `encode` and `decode`; `decode` raises `ValueError` on anything 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
+from store.format import Flag, Kind
 from store.types import Lsn, NodeId, TimeNs
 
 
@@ -25,6 +27,42 @@ class Op(NamedTuple):
     actor: Lsn
     payload_xxh3: int
     payload: bytes | memoryview
+
+
+class OpHead(Protocol):
+    """What an op is, however it is read."""
+
+    @property
+    def lsn(self) -> Lsn:
+        """Its LSN."""
+
+    @property
+    def kind(self) -> int:
+        """See `format.Kind`."""
+
+    @property
+    def flags(self) -> int:
+        """See `format.Flag`."""
+
+    @property
+    def offset(self) -> int:
+        """By kind."""
+
+
+def begins_history(op: OpHead) -> bool:
+    """Is it the BASELINE op at which the history of a copy begins?"""
+    return op.kind == Kind.BASELINE and not op.flags & Flag.BASELINE
+
+
+def aborted_in(ops: Sequence[OpHead]) -> set[int]:
+    """LSNs of the ops of a batch that never happened.
+
+    Where a history begins stands another op than the one that may have been aborted there.
+    """
+    aborted = {op.offset for op in ops if op.kind == Kind.ABORT}
+    if aborted and begins_history(ops[0]):
+        aborted.discard(ops[0].lsn)
+    return aborted
 
 
 class Reader:

@@ -58,18 +58,7 @@ def reindex(store: Store, progress: Progress | None = None) -> ReindexReport:
 
 def batch_place(scanned: ScannedBatch) -> BatchPlace:
     """The row of the index for a batch."""
-    header = scanned.header
-    return BatchPlace(
-        header.first_lsn,
-        header.last_lsn,
-        header.first_time_ns,
-        header.last_time_ns,
-        scanned.file.first_lsn,
-        scanned.offset,
-        header.total_bytes,
-        header.payload_bytes,
-        header.digest,
-    )
+    return BatchPlace.of(scanned.header, scanned.file.first_lsn, scanned.offset)
 
 
 class _Rebuild:
@@ -147,7 +136,7 @@ class _Rebuild:
     def _checked_ops(self, scanned: ScannedBatch, last_lsn: Lsn, digest: bytes) -> list[Op]:
         """The batch's ops, if all of it is what was written behind the batch before it."""
         header = scanned.header
-        if header.first_lsn != last_lsn + 1:
+        if not header.follows(last_lsn):
             raise _damage(scanned, header, f"LSN {last_lsn + 1} should come before this batch,")
         if header.previous != digest:
             raise _damage(scanned, header, "the batch does not follow from the one before it,")

@@ -14,15 +14,16 @@ from typing import Self
 
 from store.barrier_state import Group
 from store.batch import BatchHeader
-from store.errors import NeverCaptured, NotSeeded, StoreError
+from store.errors import NeverCaptured, NotSeeded, RecoveryUnfinished, StoreError
 from store.extents import RegionPiece, window
 from store.format import CHUNK_BYTES
 from store.index_env import IndexEnvironment
 from store.index_history import NEWEST
 from store.index_listing import split_link
-from store.index_lookup import Lookup
+from store.index_lookup import Lookup, text_of
 from store.index_points import KnownGroups, PointReader
 from store.index_rows import (
+    Baseline,
     BaseState,
     BatchPlace,
     FoldSpan,
@@ -75,6 +76,13 @@ class Snapshot:
         self._lookup = Lookup(self._txn, self._env.tables)
         self._points = PointReader(self._txn, self._env.tables)
         self._state = self._lookup.index_state()
+        self.baseline: Baseline | None = self._lookup.baseline()
+        """Where the history of a copy begins; None: with the volume's first op."""
+        self._floor = self.baseline.lsn if self.baseline is not None else NO_LSN
+        """What has a lower LSN only describes the tree at the beginning."""
+        if self.baseline is not None and not self.baseline.whole:
+            self.close()
+            raise RecoveryUnfinished("not all of this copy is there", "make it again")
         self._regions: dict[tuple[int, int, int, int], list[RegionPiece]] = {}
         self._kept = 0
 
@@ -108,7 +116,10 @@ class Snapshot:
 
     def first(self) -> OpMeta | None:
         """The oldest op."""
-        return self._lookup.op(self._lookup.first_lsn())
+        return self._lookup.op(self._first_lsn())
+
+    def _first_lsn(self) -> Lsn:
+        return self._floor or self._lookup.first_lsn()
 
     def last(self) -> OpMeta | None:
         """The newest op."""
@@ -116,7 +127,7 @@ class Snapshot:
 
     def lsn_at(self, time_ns: TimeNs) -> Lsn:
         """The newest op with a time of at most `time_ns`; 0 if there is none."""
-        low, high = self._lookup.first_lsn(), self._state.indexed_lsn
+        low, high = self._first_lsn(), self._state.indexed_lsn
         if not high or time_ns < self._lookup.time_of(low):
             return Lsn(0)
         while low < high:
@@ -137,22 +148,28 @@ class Snapshot:
 
     def op(self, lsn: Lsn) -> OpMeta | None:
         """One op; None if the index doesn't hold it."""
-        return self._lookup.op(lsn)
+        return self._lookup.op(lsn) if lsn >= self._floor else None
 
     def ops(self, start: Lsn, stop: Lsn) -> Iterator[OpMeta]:
         """The ops of LSN `[start, stop)`, in order."""
-        return self._lookup.ops(start, stop)
+        return self._lookup.ops(max(start, self._floor), stop)
+
+    def actor(self, lsn: Lsn) -> bytes | None:
+        """Payload of an ACTOR op, also of one from before a baseline; None: it is not known."""
+        here = lsn if lsn >= self._floor else self._lookup.actor_lsn(lsn)
+        op = self._lookup.op(here) if here else None
+        return None if op is None else self._fetch([Piece(0, op.length, here, 0)])
 
     def payload(self, lsn: Lsn) -> bytes:
         """The whole payload of an op, its checksums tested."""
-        op = self._lookup.op(lsn)
+        op = self.op(lsn)
         if op is None:
             raise StoreError(f"the journal does not hold LSN {lsn}", "see `cdpfs status`")
         return self._fetch([Piece(0, op.length, lsn, 0)])
 
     def payload_part(self, lsn: Lsn, start: int, stop: int) -> bytes:
         """Bytes `[start, stop)` of an op's payload. KeyError when it has no such bytes."""
-        op = self._lookup.op(lsn)
+        op = self.op(lsn)
         if op is None or not 0 <= start <= stop <= op.length:
             raise KeyError(lsn)
         return self._fetch([Piece(start, stop, lsn, start)])
@@ -161,11 +178,11 @@ class Snapshot:
 
     def batches(self, start: Lsn) -> Iterator[BatchPlace]:
         """The batches from the one that holds LSN `start` on, in order."""
-        return self._lookup.batches(start)
+        return self._lookup.batches(max(start, self._floor))
 
     def batch_of(self, lsn: Lsn) -> BatchPlace | None:
         """The batch that holds an op; None if the index doesn't hold it."""
-        return self._lookup.batch_of(lsn)
+        return self._lookup.batch_of(lsn) if lsn >= self._floor else None
 
     def read_batch(self, place: BatchPlace) -> tuple[BatchHeader, list[Op]]:
         """A whole batch from its segment, its digest tested. DamagedError."""
@@ -315,7 +332,8 @@ class Snapshot:
         """Numbers of the regions of `[start, stop)` that may hold more than zeros, in order."""
         node, generation = state.node, state.generation
         first, after = start // CHUNK_BYTES, -(-stop // CHUNK_BYTES)
-        base = self._lookup.base(node, generation) if state.inode else None
+        based_here = state.inode or generation == self._floor
+        base = self._lookup.base(node, generation) if based_here else None
         if base is not None and not base.complete:
             based = -(-base.size_bytes // CHUNK_BYTES)
             for region in range(first, min(after, based)):
@@ -326,6 +344,10 @@ class Snapshot:
         return list(self._lookup.regions(node, generation, first, after))
 
     def _missing(self, node: NodeId, generation: int, region: int) -> StoreError:
+        if generation == self._floor:
+            return NeverCaptured(
+                f"content chunk {region} of node {node}: it had no name where this copy begins"
+            )
         newest = self._lookup.base(node)
         if newest is None or newest.since == generation:
             return NotSeeded(node, region=region)
@@ -383,7 +405,7 @@ class Snapshot:
 
     def marks(self) -> list[tuple[str, Lsn, TimeNs]]:
         """Every mark, oldest first."""
-        return [(_text(name), lsn, time_ns) for lsn, time_ns, name in self._lookup.marks(0)]
+        return [(text_of(name), lsn, time_ns) for lsn, time_ns, name in self._lookup.marks(0)]
 
     def gaps(self) -> list[GapSpan]:
         """Every span of time whose changes went unlogged, oldest first."""
@@ -411,15 +433,21 @@ class Snapshot:
 
         With a `group` only its own; marks and crash points belong to none.
         """
+        start = max(start, self._floor)
         if grade == "crash":
-            found = self._crash_points(start, stop)
+            found = self._lookup.crash_points(start, stop)
         elif group is not None:
             found = self._points.points_of(group, start, stop)
         else:
             found = heapq.merge(
-                self._points.points(start, stop), self._mark_points(start, stop), key=_lsn_of
+                self._points.points(start, stop), self._lookup.mark_points(start, stop), key=_lsn_of
             )
         return (point for point in found if grade in {None, point.grade})
+
+    @property
+    def point_reader(self) -> PointReader:
+        """Points and groups as rows, for as long as this state is open."""
+        return self._points
 
     def point_before(self, group: Lsn, lsn: Lsn, least: str = "sync") -> Point | None:
         """The group's newest point at or before `lsn` with at least that grade."""
@@ -440,23 +468,9 @@ class Snapshot:
         """One consistency group."""
         return self._points.group(number)
 
-    def _crash_points(self, start: Lsn, stop: Lsn) -> Iterator[Point]:
-        for batch in self._lookup.batches(start):
-            if batch.last_lsn >= stop:
-                return
-            yield Point(
-                batch.last_lsn, batch.last_time_ns, "crash", Lsn(0), "end of a batch", "", Lsn(0)
-            )
-
-    def _mark_points(self, start: Lsn, stop: Lsn) -> Iterator[Point]:
-        for lsn, time_ns, name in self._lookup.marks(start):
-            if lsn >= stop:
-                return
-            yield Point(lsn, time_ns, "mark", Lsn(0), "set by name", _text(name), Lsn(0))
-
     def stats(self) -> dict[str, int]:
         """ops, payload_bytes, segment_bytes, index_bytes, first_time_ns, last_time_ns."""
-        first, state = self._lookup.first_lsn(), self._state
+        first, state = self._first_lsn(), self._state
         return {
             "ops": state.indexed_lsn - first + 1 if first else 0,
             "payload_bytes": state.payload_bytes,
@@ -476,7 +490,3 @@ def _fill(pieces: list[Piece], start: int, stop: int) -> None:
 
 def _lsn_of(point: Point) -> Lsn:
     return point.lsn
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")

@@ -24,10 +24,10 @@ from store.errors import (
     StoreFull,
     UnsupportedFormat,
 )
-from store.format import Kind
 from store.index_check import IndexCheck
 from store.index_compare import wrong_tables
 from store.index_rows import OpMeta
+from store.ops import aborted_in
 from store.reindex import batch_place
 from store.scan import ScannedBatch, find_batch, read_batch
 from store.segment import HEADER_BYTES, SegmentFile, check_header, list_segments
@@ -213,6 +213,8 @@ class _Verification:
 
     def _check_batch(self, found: ScannedBatch) -> None:
         header, path = found.header, found.file.path
+        if header.begins_history and header.follows(self._expected - 1):
+            self._expected = header.first_lsn  # the jump from a baseline's description to history
         if header.first_lsn > self._expected:
             self._gap(path, found.offset, Lsn(header.first_lsn - 1))
         elif header.first_lsn < self._expected:
@@ -413,7 +415,7 @@ class _Verification:
 
 def expected_rows(ops: list[BatchOp]) -> list[OpMeta]:
     """What the index must say about the ops of a batch."""
-    aborted = {op.offset for op in ops if op.kind == Kind.ABORT}
+    aborted = aborted_in(ops)
     rows = []
     position = 0
     for op in ops:

@@ -80,12 +80,13 @@ def _dead_entries(
         state = snapshot.state(node, restore_lsn)
         if state is None:
             continue
-        actor = _actor(now, op)
+        actor = _actor(snapshot, op)
         yield name, Deleted(b"", state, removed, op.time_ns, actor, restore_lsn)
 
 
-def _actor(now: View, op: OpMeta) -> Actor | None:
-    return Actor.decode(now.journal.read_payload(op.actor)) if op.actor else None
+def _actor(snapshot: Snapshot, op: OpMeta) -> Actor | None:
+    payload = snapshot.actor(op.actor) if op.actor else None
+    return Actor.decode(payload) if payload is not None else None
 
 
 def before_deletion(now: View, deleted: Deleted) -> Lsn:

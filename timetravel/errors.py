@@ -62,11 +62,15 @@ class MomentInFuture(TimetravelError):
 
 
 class MomentBeforeProtection(TimetravelError):
-    """The moment is earlier than the first one kept. Both arguments are texts for people."""
+    """The moment is earlier than the first one kept. Both arguments are texts for people.
 
-    def __init__(self, moment: str, first: str) -> None:
+    `copied`: what is kept is a copy that begins in the midst of the volume's history.
+    """
+
+    def __init__(self, moment: str, first: str, *, copied: bool = False) -> None:
+        begins = "the history of this copy" if copied else "this volume's history"
         super().__init__(
-            f"{_shown(moment)} is too early; this volume's history begins at {first}",
+            f"{_shown(moment)} is too early; {begins} begins at {first}",
             hint=f"ask for {first} or later; `cdpfs points` lists what is kept",
         )
         self.moment = moment

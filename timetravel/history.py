@@ -48,6 +48,7 @@ class Event(Enum):
     DELETED = "deleted"
     ATTRIBUTES = "attributes"
     ADOPTED = "found"  # was there when protection began
+    BASELINE = "kept from here"  # was there where the history of this copy begins
     EXTERNAL = "external"  # changed while the volume was not mounted
     FOLDED = "folded"  # written, and overwritten before the replica here was sent it
     UNLOGGED = "unlogged"  # changed through the mount, in a gap of the log: found afterwards
@@ -127,7 +128,8 @@ class _Tracer:
         self._actor = lru_cache(_ACTORS_CACHED)(self._read_actor)
 
     def _read_actor(self, lsn: Lsn) -> Actor | None:
-        return Actor.decode(self._journal.read_payload(lsn)) if lsn else None
+        payload = self._snapshot.actor(lsn) if lsn else None
+        return Actor.decode(payload) if payload is not None else None
 
     def versions(self, path: bytes) -> Iterator[Version]:
         """All versions in the range."""
@@ -191,6 +193,8 @@ class _Tracer:
     def _change(self, op: OpMeta, tenure: _Tenure) -> _Change:
         if op.kind == Kind.MOUNT:
             return _Change(op, self._found(op, tenure.node))
+        if op.kind == Kind.BASELINE:
+            return _Change(op, Event.BASELINE)
         if op.kind == Kind.RENAME:
             return self._renamed(op, tenure)
         if op.node != tenure.node:

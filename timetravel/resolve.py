@@ -46,6 +46,9 @@ _FIRST_WINDOW, _MAX_WINDOW = 256, 1 << 20
 """Widths, in LSNs, of the steps back through a node's history."""
 
 _CHANGES_CONTENT = frozenset({Kind.WRITE, Kind.TRUNCATE, Kind.CREATE})
+FOUND_AT = frozenset({Kind.MOUNT, Kind.BASELINE})
+"""Ops at which nodes were found to be there, with whatever they had."""
+
 _CHANGES_DIRECTORY = frozenset({Kind.CREATE, Kind.LINK, Kind.UNLINK, Kind.RENAME})
 
 DEFAULT_SETTINGS = BarrierSettings()
@@ -310,7 +313,7 @@ def _at_time(
         raise MomentInFuture(moment.display(), format_time(now_ns))
     lsn = snapshot.lsn_at_clock(moment.time_ns)
     if lsn < first.lsn:
-        raise MomentBeforeProtection(moment.display(), format_time(first.time_ns))
+        raise _too_early(moment, format_time(first.time_ns), first)
     return lsn, "the newest op at or before that time"
 
 
@@ -318,8 +321,16 @@ def _at_lsn(moment: AtLsn, first: OpMeta, last: OpMeta) -> tuple[Lsn, str]:
     if moment.lsn > last.lsn:
         raise MomentInFuture(moment.display(), f"@lsn:{last.lsn}")
     if moment.lsn < first.lsn:
-        raise MomentBeforeProtection(moment.display(), f"@lsn:{first.lsn}")
+        begin = f"@lsn:{first.lsn}"
+        if first.kind == Kind.BASELINE:
+            begin = f"{format_time(first.time_ns)} ({begin})"
+        raise _too_early(moment, begin, first)
     return moment.lsn, "the LSN itself"
+
+
+def _too_early(moment: Moment, begin: str, first: OpMeta) -> MomentBeforeProtection:
+    copied = first.kind == Kind.BASELINE
+    return MomentBeforeProtection(moment.display(), begin, copied=copied)
 
 
 def _at_mark(snapshot: Snapshot, moment: AtMark) -> tuple[Lsn, str]:
@@ -340,8 +351,7 @@ def _before_last_write(
         )
     start = _burst_start(snapshot, node, last.lsn)
     if start is None or start <= first.lsn:
-        begin = format_time(first.time_ns)
-        raise MomentBeforeProtection(moment.display(), begin)
+        raise _too_early(moment, format_time(first.time_ns), first)
     return Lsn(start - 1), f"right before the last writes began at LSN {start}"
 
 
@@ -349,7 +359,7 @@ def _burst_start(snapshot: Snapshot, node: NodeId, last: Lsn) -> Lsn | None:
     """The first op of the node's last burst of writes; None if it was never written."""
     burst: OpMeta | None = None
     for op in _changes_backwards(snapshot, node, last):
-        if op.kind == Kind.MOUNT:
+        if op.kind in FOUND_AT:
             # An adoption: found in the tree at that mount. The first one is no write.
             if burst is None and op.lsn > _first_known(snapshot, node):
                 return op.lsn
@@ -373,7 +383,7 @@ def _changes_backwards(snapshot: Snapshot, node: NodeId, last: Lsn) -> Iterator[
         if op is None or op.aborted:
             continue
         about_it = op.kind in _CHANGES_CONTENT if op.node == node else op.kind in _CHANGES_DIRECTORY
-        if about_it or op.kind == Kind.MOUNT:
+        if about_it or op.kind in FOUND_AT:
             yield op
 
 

@@ -22,8 +22,8 @@ FOLDERS = ("", "one/", "two/")
 class Play:
     """Random programs at work in a few directories."""
 
-    def __init__(self, chance: random.Random) -> None:
-        self.log = ProgramLog()
+    def __init__(self, chance: random.Random, log: ProgramLog | None = None) -> None:
+        self.log = ProgramLog() if log is None else log
         self.log.program(1000)
         self._chance = chance
         self._files: list[str] = []
