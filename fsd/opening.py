@@ -6,7 +6,7 @@ Blocking; any thread.
 
 from __future__ import annotations
 
-from store.errors import BadSettings, DamagedError, IndexStale, IntakeGap
+from store.errors import BadSettings, DamagedError, IndexStale, IntakeGap, RecoveryUnfinished
 from store.journal import Journal
 from store.segment import list_segments
 from store.tail import EndOfLog, IntakeTail
@@ -35,9 +35,19 @@ def check_settings(store: Store) -> None:
 
 
 def indexed_lsn(store: Store) -> Lsn:
-    """The newest op that the index holds. DamagedError, UnsupportedFormat."""
-    with Journal(store) as journal:
-        return journal.indexed_lsn
+    """The newest op that the index holds. DamagedError, UnsupportedFormat.
+
+    RecoveryUnfinished when that is not as far as what was told of a copy's beginning.
+    """
+    with Journal(store) as journal, journal.snapshot() as snapshot:
+        begin, indexed = snapshot.baseline, snapshot.indexed_lsn
+    if begin is not None and indexed < begin.end_lsn:
+        raise RecoveryUnfinished(
+            f"the journal of this copy ends at LSN {indexed}, and is known to go on to LSN "
+            f"{begin.end_lsn}",
+            "make the copy again, with all that belongs to it",
+        )
+    return indexed
 
 
 def end_of_log(store: Store, indexed: Lsn) -> EndOfLog:

@@ -72,9 +72,9 @@ class Before:
 def look_back(journal: Journal, snapshot: Snapshot, end: Lsn) -> Before:
     """Find the last checkpoint and the boot by walking back from op `end`."""
     boot = ""
-    stop = int(end) + 1
-    while stop > 1:
-        start = max(stop - _WINDOW, 1)
+    stop, first = int(end) + 1, _first_lsn(snapshot)
+    while stop > first:
+        start = max(stop - _WINDOW, first)
         checkpoint = Lsn(0)
         mount = Lsn(0)
         for op in snapshot.ops(Lsn(start), Lsn(stop)):
@@ -96,9 +96,9 @@ def undisturbed_since(snapshot: Snapshot, end: Lsn) -> int:
     Wall time in ns; 0 when there were changes. Sessions that were killed while they looked for
     external changes, or before anybody wrote, make no difference.
     """
-    stop = int(end) + 1
-    while stop > 1:
-        start = max(stop - _WINDOW, 1)
+    stop, first = int(end) + 1, _first_lsn(snapshot)
+    while stop > first:
+        start = max(stop - _WINDOW, first)
         found = 0
         for op in snapshot.ops(Lsn(start), Lsn(stop)):
             if op.kind == Kind.CLEAN:
@@ -109,6 +109,12 @@ def undisturbed_since(snapshot: Snapshot, end: Lsn) -> int:
             return max(found, 0)
         stop = start
     return 0
+
+
+def _first_lsn(snapshot: Snapshot) -> int:
+    """Where the log begins that is here."""
+    first = snapshot.first()
+    return first.lsn if first is not None else 1
 
 
 def _boot_in(payload: bytes) -> str:

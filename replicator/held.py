@@ -28,6 +28,8 @@ class JournalHeld:
     def __init__(self, snapshot: Snapshot, stop: Lsn) -> None:
         self.snapshot = snapshot
         self._stop = stop
+        self._floor = snapshot.baseline.lsn if snapshot.baseline is not None else 0
+        """Ops up to this LSN are not here as the site has them."""
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._kept_bytes = 0
 
@@ -51,6 +53,8 @@ class JournalHeld:
 
     def metas(self, start: int, stop: int) -> list[Meta]:
         """The ops of LSN `[start, stop)`; fewer when not all of them are there."""
+        if start <= self._floor:
+            return []
         return [
             Meta(op.kind, op.flags, op.length, op.time_ns, op.node, op.offset, op.actor)
             for op in self.snapshot.ops(Lsn(start), min(Lsn(stop), self._stop))
@@ -62,12 +66,12 @@ class JournalHeld:
             found = self.snapshot.pieces(NodeId(node), Lsn(lsn - 1), offset, offset + 1)
         except (NotSeeded, NeverCaptured):
             return None
-        if not found or not 0 < found[0].source < self._stop:
+        if not found or not self._floor < found[0].source < self._stop:
             return None
         return Ref(found[0].source, found[0].source_offset)
 
     def _op(self, lsn: int) -> OpMeta:
-        op = self.snapshot.op(Lsn(lsn)) if 0 < lsn < self._stop else None
+        op = self.snapshot.op(Lsn(lsn)) if self._floor < lsn < self._stop else None
         if op is None:
             raise KeyError(lsn)
         return op

@@ -87,7 +87,10 @@ class _Table:
         self._snapshot = snapshot
         self._sealer = sealer
         first = snapshot.first()
-        self.first_lsn = int(first.lsn) if first is not None else 0
+        self.first_lsn = self.sendable_lsn = int(first.lsn) if first is not None else 0
+        begin = snapshot.batch_of(snapshot.baseline.lsn) if snapshot.baseline is not None else None
+        if begin is not None:
+            self.sendable_lsn = begin.last_lsn + 1
         self.indexed_lsn = int(snapshot.indexed_lsn)
 
     def batch_of(self, lsn: int) -> BatchEnd | None:
@@ -107,7 +110,8 @@ class _NewestTable:
         self._sealer = sealer
         with journal.snapshot() as snapshot:
             table = _Table(snapshot, sealer)
-        self.first_lsn, self.indexed_lsn = table.first_lsn, table.indexed_lsn
+        self.first_lsn, self.sendable_lsn = table.first_lsn, table.sendable_lsn
+        self.indexed_lsn = table.indexed_lsn
 
     def batch_of(self, lsn: int) -> BatchEnd | None:
         """The batch that holds an op; None when none does."""
@@ -213,13 +217,15 @@ class Outgoing:
 
         The first batch must be committed; none goes beyond `last_lsn`, the end of one. Without an
         `effort`, it is made with the one that suits the line. DamagedError when a batch can't be
-        read. Nothing is kept before `keep`.
+        read, StoreError when the journal is a copy that begins later. Nothing is kept before
+        `keep`.
         """
         batches: list[ShippedBatch] = []
         places: list[BatchPlace] = []
         raw = last = 0
         sealer = self._sealer
         with self._journal.snapshot() as snapshot:
+            _refuse_before_copy(snapshot, first_lsn)
             for place in snapshot.batches(Lsn(first_lsn)):
                 raw += raw_bytes_of(place)
                 batches.append(shipped(*snapshot.read_batch(place)))
@@ -341,3 +347,13 @@ class Outgoing:
                 kept = Kept(found[3], int(found[1], 16), int(found[2], 16), len(data))
                 return Ready(kept, data, 0)
         return None
+
+
+def _refuse_before_copy(snapshot: Snapshot, first_lsn: int) -> None:
+    """What a copy begins with is no batch of the site."""
+    begin = snapshot.baseline
+    if begin is not None and first_lsn <= begin.lsn:
+        raise StoreError(
+            f"LSN {first_lsn} is not here: the history of this copy begins at LSN {begin.lsn}",
+            "only a vault that has what lies before can be sent what follows",
+        )

@@ -36,6 +36,15 @@ class BatchTable(Protocol):
         """The batch that holds an op; None when none does."""
 
 
+class SendTable(BatchTable, Protocol):
+    """The same, of a journal that is sent."""
+
+    @property
+    def sendable_lsn(self) -> int:
+        """`first_lsn`; of a copy of a volume the LSN behind the batch with which it begins, since
+        only a part of that is here."""
+
+
 class Kept(NamedTuple):
     """A shipment that an earlier connection, or an earlier process, began to send."""
 
@@ -72,7 +81,7 @@ class Fork(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The vault expects ops that the journal no longer keeps."""
+    """The vault expects ops that the journal does not keep."""
 
     next_lsn: int
     first_lsn: int
@@ -81,20 +90,20 @@ class Lost(NamedTuple):
 Step: TypeAlias = UpToDate | Send | Resume | Fork | Lost
 
 
-def plan(position: Position, table: BatchTable, kept: Kept | None) -> Step:
+def plan(position: Position, table: SendTable, kept: Kept | None) -> Step:
     """The next step to make the vault hold what the journal holds."""
     held = max(position.next_lsn - 1, 0)
     digest = bytes.fromhex(position.digest)
     if held > table.indexed_lsn:
         return Fork(held, ahead=True)
+    if held + 1 < table.sendable_lsn:
+        return Lost(held + 1, table.sendable_lsn)
     if held and held >= table.first_lsn:
         last = table.batch_of(held)
         if last is None or last.last_lsn != held or last.digest != digest:
             return Fork(held, ahead=False)
     if held == table.indexed_lsn:
         return UpToDate(held)
-    if held + 1 < table.first_lsn:
-        return Lost(held + 1, table.first_lsn)
     if kept is not None and kept.first_lsn == held + 1 and kept.last_lsn <= table.indexed_lsn:
         return Resume(kept.shipment, _received(position, kept))
     return Send(held + 1)

@@ -119,7 +119,7 @@ PAYLOADS = (
     ),
     Table(
         "entry in the payload of BASELINE_ROWS",
-        "`baseline_state.Entry`. Then the key and the row of the index. Entries stand back to back.",
+        "`baseline_state.Entry`. Then the key and the row of the index; entries are back to back.",
         (
             Field("kind", "B", "2: `groups`, 3: `barriers`, 4: `points`, 5: `points`, not listed"),
             Field("key_length", "I", "bytes of the key"),

@@ -156,7 +156,7 @@ class Snapshot:
 
     def actor(self, lsn: Lsn) -> bytes | None:
         """Payload of an ACTOR op, also of one from before a baseline; None: it is not known."""
-        here = lsn if lsn >= self._floor else self._lookup.actor_lsn(lsn)
+        here = lsn if lsn > self._floor else self._lookup.actor_lsn(lsn)
         op = self._lookup.op(here) if here else None
         return None if op is None else self._fetch([Piece(0, op.length, here, 0)])
 

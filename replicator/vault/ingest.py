@@ -33,6 +33,7 @@ from replicator.shipment import (
 from store import batch, durable, segment
 from store.batch import NO_DIGEST, EncodedBatch, encode_batch
 from store.errors import DamagedError, InconsistentLog, StoreBusy
+from store.format import Flag, Kind
 from store.index import BatchPlace, IndexWriter
 from store.index_rows import ABORTED
 from store.journal import Journal, Snapshot
@@ -45,6 +46,9 @@ from store.volume import Store, take_lock
 
 MAX_UNCOMMITTED_BYTES: Final = 64 << 20
 """Batches of a long shipment are committed when they have come to this."""
+
+_OF_COPIES: Final = frozenset({Kind.BASELINE, Kind.BASELINE_ROWS})
+"""Ops with which a copy of a volume begins; no history has them."""
 
 ENCODED_AHEAD: Final = 2
 """Batches that are made while one is indexed."""
@@ -375,6 +379,6 @@ def check_ops(ops: list[Op]) -> None:
     for op in ops:
         if op.time_ns <= last_ns:
             raise BadShipment(f"LSN {op.lsn} is not later than the op before it")
-        if op.flags & ABORTED:
-            raise BadShipment(f"LSN {op.lsn} has flags that no op has")
+        if op.flags & (ABORTED | Flag.BASELINE) or op.kind in _OF_COPIES:
+            raise BadShipment(f"LSN {op.lsn} is none that a site logs")
         last_ns = op.time_ns

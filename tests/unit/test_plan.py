@@ -30,6 +30,10 @@ class History:
         return self.kept[0].first_lsn if self.kept else 0
 
     @property
+    def sendable_lsn(self) -> int:
+        return self.first_lsn
+
+    @property
     def indexed_lsn(self) -> int:
         return self.kept[-1].last_lsn if self.kept else 0
 
