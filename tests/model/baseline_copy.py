@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
 from store.baseline import BaselineWriter
 from store.baseline_state import collect_state
-from store.index_rows import BatchPlace
 from store.journal import Journal, Snapshot
 from store.types import Lsn
 from store.volume import Store, new_config
+from tests.model.tree_walk import adopted_of, walk_tree
 from timetravel.view import View
-from timetravel.walk import adopted_of, walk_tree
 
 
 def describe(writer: BaselineWriter, view: View) -> None:
@@ -28,16 +26,9 @@ def describe(writer: BaselineWriter, view: View) -> None:
                 writer.data(found.node, start, view.read(found.node, start, stop - start))
 
 
-def batch_bytes(store: Store, place: BatchPlace) -> bytes:
-    """A batch as it lies in its segment."""
-    (path,) = store.segments_dir.glob(f"{place.segment_first_lsn:016x}-*.seg")
-    with path.open("rb") as file:
-        return os.pread(file.fileno(), place.total_bytes, place.offset)
-
-
-def batches_from(store: Store, snapshot: Snapshot, lsn: Lsn) -> list[bytes]:
-    """The batches from the one that holds `lsn` on."""
-    return [batch_bytes(store, place) for place in snapshot.batches(lsn)]
+def batches_from(snapshot: Snapshot, lsn: Lsn) -> list[bytes]:
+    """The batches from the one that holds `lsn` on, as they lie in their segments."""
+    return [snapshot.batch_bytes(place) for place in snapshot.batches(lsn)]
 
 
 def new_copy(store: Store, root: Path, **settings: object) -> Store:
@@ -58,7 +49,7 @@ def copy_of(store: Store, journal: Journal, lsn: Lsn, root: Path) -> Store:
         view = View(journal, lsn)
         writer.start(lsn, view.time_ns)
         describe(writer, view)
-        first, *rest = batches_from(store, snapshot, lsn)
+        first, *rest = batches_from(snapshot, lsn)
         writer.finish(first, collect_state(snapshot, lsn).data)
         for data in rest:
             writer.append(data)

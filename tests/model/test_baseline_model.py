@@ -19,8 +19,8 @@ from store.verify import verify
 from tests.model.baseline_copy import copy_of
 from tests.model.oracle_compare import REACH
 from tests.model.test_index_model import IndexMachine
+from tests.model.tree_walk import walk_tree
 from timetravel.view import View
-from timetravel.walk import walk_tree
 
 OF_THE_INDEX = {"generation", "changed", "inode"}
 """What of a node's state may be another number in the copy."""

@@ -82,7 +82,7 @@ def copied(site: Store, lsn: Lsn, state: CollectedState, base: Path) -> Store:
         view = View(journal, lsn)
         writer.start(lsn, view.time_ns)
         describe(writer, view)
-        first, *rest = batches_from(site, snapshot, lsn)
+        first, *rest = batches_from(snapshot, lsn)
         writer.finish(first, state.data)
         for data in rest:
             writer.append(data)

@@ -69,7 +69,7 @@ def described(site: Site, writer: BaselineWriter) -> list[bytes]:
     writer.start(site.lsn, view.time_ns)
     describe(writer, view)
     with site.tree.journal.snapshot() as snapshot:
-        return batches_from(site.store, snapshot, site.lsn)
+        return batches_from(snapshot, site.lsn)
 
 
 def directory(parent: NodeId, name: bytes) -> Adopted:

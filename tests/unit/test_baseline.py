@@ -22,6 +22,7 @@ from store.types import Lsn
 from store.verify import verify
 from store.volume import Store
 from tests.model.baseline_copy import copy_from
+from tests.model.tree_walk import walk_tree
 from tests.unit.baseline_site import Site, made_site
 from tests.unit.recorded_tree import RecordedTree, capture_view
 from tests.unit.shipping import make_history, make_vault, same_history
@@ -32,7 +33,6 @@ from timetravel.moment import parse_moment
 from timetravel.points import points
 from timetravel.resolve import resolve
 from timetravel.view import View
-from timetravel.walk import walk_tree
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ def test_a_description_that_is_no_tree_is_refused(
     with BaselineWriter.open(copy) as writer:
         writer.start(site.lsn, view.time_ns)
         with site.tree.journal.snapshot() as snapshot:
-            first, *_ = batches_from(site.store, snapshot, site.lsn)
+            first, *_ = batches_from(snapshot, site.lsn)
         wrong(writer)
         with pytest.raises(BaselineError, match=WRONG[wrong]):
             writer.finish(first)
@@ -202,7 +202,7 @@ def test_nodes_may_come_before_their_directories(site: Site, tmp_path: Path) -> 
         writer.node(NodeId(400), directory(ROOT, b"d"))
         writer.node(ROOT, directory(NO_NODE, b""))
         with site.tree.journal.snapshot() as snapshot:
-            first, *_ = batches_from(site.store, snapshot, site.lsn)
+            first, *_ = batches_from(snapshot, site.lsn)
         writer.finish(first)
     with Journal(copy) as journal:
         view = View(journal, site.lsn)
