@@ -4,6 +4,7 @@ TapeError
 ├── TemporaryTapeError         trying again later can help
 │   ├── LibraryBusy            another process works with the library
 │   ├── NotReady               no cartridge in the drive, or it is still being loaded
+│   ├── StageFull              no room on disk for the archive that comes next
 │   ├── NoScratch              no cartridge that may be written, and none that may be recycled
 │   ├── NeedsCartridge         what is asked for lies on cartridges that are not in the library
 │   └── ChangerJam             the changer did not do what it was told
@@ -55,6 +56,12 @@ class LibraryBusy(TemporaryTapeError):
 
 class NotReady(TemporaryTapeError):
     """No cartridge in the drive, or it is still being loaded."""
+
+
+class StageFull(TemporaryTapeError):
+    """No room on disk for the archive that comes next."""
+
+    hint = "make room on the store's disk, or choose smaller archives (archive_bytes in tape.toml)"
 
 
 class NoScratch(TemporaryTapeError):
