@@ -1,0 +1,96 @@
+"""What the journal of a volume has for a pool: the facts that a plan is made from.
+
+Duty: read the journal and the set on the books, say what waits. Blocking; any thread. It writes
+nothing. What it costs grows with the batches that wait, up to what makes a run begin.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from store.journal import Journal, Snapshot
+from store.types import Lsn, TimeNs
+from store.volume import Store
+from tape.catalogue_state import State
+from tape.plan import JournalFacts, covered_lsn
+from timetravel.moment import AtTime
+from timetravel.resolve import resolve
+from timetravel.standing import BarrierSettings
+
+_FAR: Final = 60
+"""A volume that is never at rest within the limit is looked at so many times further back."""
+
+
+class Barrier(NamedTuple):
+    """Where the volume stands between transactions."""
+
+    lsn: int
+    time_ns: int
+    clean: bool
+    """False: no group of files was ever at rest there; it is the newest op."""
+
+
+def journal_facts(
+    journal: Journal, state: State, volume_uuid: str, pool: str, enough_bytes: int
+) -> JournalFacts:
+    """What there is for a pool, without the barrier. Counting stops at `enough_bytes`."""
+    tape_set = state.open_set(volume_uuid, pool)
+    with journal.snapshot() as snapshot:
+        first = snapshot.first()
+        if first is None:
+            return JournalFacts(0, 0, 0, 0)
+        end = snapshot.indexed_lsn
+        covered = covered_lsn(state, tape_set) if tape_set is not None else 0
+        same = True
+        if tape_set is not None and covered:
+            op = snapshot.op(Lsn(covered))
+            there = state.archive(tape_set.archives[-1])
+            same = covered < first.lsn or (op is not None and op.time_ns == there.time_ns)
+        waiting, since_ns = _waiting(snapshot, max(covered + 1, first.lsn), end, enough_bytes)
+        return JournalFacts(
+            first_lsn=int(first.lsn),
+            end_lsn=int(end),
+            barrier_lsn=0,
+            barrier_time_ns=0,
+            waiting_bytes=waiting,
+            waiting_since_ns=since_ns,
+            same_history=same,
+        )
+
+
+def _waiting(snapshot: Snapshot, start: int, end: int, enough_bytes: int) -> tuple[int, int]:
+    """Bytes of the batches from `start` on, and when the first of them began; 0 for none."""
+    total = since_ns = 0
+    if start > end:
+        return 0, 0
+    for place in snapshot.batches(Lsn(start)):
+        if place.last_lsn < start:
+            continue
+        total += place.total_bytes
+        since_ns = since_ns or int(place.first_time_ns)
+        if total >= enough_bytes:
+            break
+    return total, since_ns
+
+
+def newest_barrier(
+    store: Store, journal: Journal, until_ns: int, now_ns: int, far: bool = True
+) -> Barrier:
+    """The newest barrier at or before the time of an op (`until_ns`).
+
+    Without `far`, one that lies within the volume's own limit.
+    """
+    config = store.config
+    found = Barrier(0, 0, False)
+    for limit_s in (config.point_limit_s, config.point_limit_s * _FAR)[: 1 + far]:
+        settings = BarrierSettings(limit_s=limit_s, quiet_s=config.quiet_s)
+        point = resolve(
+            journal,
+            AtTime(TimeNs(until_ns)),
+            now_ns=max(now_ns, until_ns + 1),
+            settings=settings,
+        )
+        found = Barrier(int(point.lsn), int(point.time_ns), not point.mid_transaction)
+        if found.clean:
+            break
+    return found

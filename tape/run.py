@@ -1,0 +1,105 @@
+"""One run of the spooler over the pools of a volume, with the library to itself.
+
+Duty: put together what a run needs, let each pool have its turn whatever becomes of the others,
+and bring the cartridges back into their slots. Blocking; one thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from store.errors import StoreError
+from tape.archive_writer import printable
+from tape.catalogue import AnyEvent, Attached, Moved
+from tape.errors import TapeError
+from tape.plan import Rest, Rules
+from tape.robot import Hands, Robot
+from tape.spooler import Spooler
+from tape.supply import Supply
+from tape.work import Work
+
+log = logging.getLogger(__name__)
+
+_NAP_S = 0.2
+"""What is to end ends within so long, whatever is being waited for."""
+
+
+def robot_for(work: Work, sleep: Callable[[float], None] = time.sleep) -> Robot:
+    """The robot of a run, which keeps the books."""
+    library, catalogue = work.library, work.catalogue
+
+    def record(event: AnyEvent) -> None:
+        # A label of another library, or one that nobody got to put on the books.
+        if isinstance(event, Moved) and event.label_id not in catalogue.state.cartridges:
+            return
+        catalogue.append(event)
+
+    def pause(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            work.check()
+            sleep(min(left, _NAP_S))
+
+    def say(text: str) -> None:
+        work.tally.doing = text
+
+    return Robot(
+        Hands(
+            library.changer,
+            library.drives,
+            record,
+            work.now_ns,
+            pause,
+            say,
+            library.settings.cleaning_prefix,
+            lambda barcode: catalogue.state.cleanings.get(barcode, 0),
+        )
+    )
+
+
+def spool(
+    work: Work,
+    rules: Sequence[Rules],
+    goals: Mapping[str, int | None],
+    keep_ns: Mapping[str, int],
+) -> dict[str, Rest | TapeError | StoreError | OSError]:
+    """Have each pool do what is due, or reach its goal; why it rests, or what kept it from it.
+
+    `keep_ns`: how long the pools keep a set, which goes into the books.
+    """
+    robot = robot_for(work)
+    supply = Supply(work.library, work.catalogue, robot, work.now_ns, work.cut)
+    spooler = Spooler(work, robot, supply)
+    found: dict[str, Rest | TapeError | StoreError | OSError] = {}
+    _say_how_long(work, keep_ns)
+    # A run that was killed may have left cartridges in the drives.
+    robot.put_all_away()
+    for each in rules:
+        try:
+            found[each.pool] = spooler.run(each, goals.get(each.pool))
+        except (TapeError, StoreError, OSError) as error:
+            log.warning("the pool %s: %s", each.pool, error)
+            found[each.pool] = error
+    work.tally.doing = "bringing the cartridges back"
+    robot.put_all_away()
+    work.tally.doing = ""
+    return found
+
+
+def _say_how_long(work: Work, keep_ns: Mapping[str, int]) -> None:
+    """The books say how long this volume's pools keep a set: others recycle by them too."""
+    config, state = work.store.config, work.catalogue.state
+    known = state.volumes.get(config.uuid)
+    if known is not None and known.keep_ns == keep_ns:
+        return
+    work.catalogue.append(
+        Attached(
+            time_ns=work.now_ns(),
+            volume_uuid=config.uuid,
+            volume_name=config.name,
+            directory=printable(config.directory),
+            keep_ns=dict(keep_ns),
+        )
+    )

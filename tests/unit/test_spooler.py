@@ -1,0 +1,126 @@
+"""The spooler with a virtual library: what gets onto cartridges, and what keeps it from there."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from store.holds import read_holds
+from tape.plan import covered_lsn
+from tape.reach import reach_of
+from tests.spool_scene import Scene
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path, slots=8)
+    yield made
+    made.close()
+
+
+def test_a_run_brings_the_whole_journal_onto_cartridges(scene: Scene) -> None:
+    scene.tree.mkdir(b"d")
+    noise = random.Random(1)
+    for number in range(10):
+        scene.tree.write(b"d/%d" % number, noise.randbytes(900_000))
+        end = scene.tree.commit()
+    scene.spool()
+    state = scene.state()
+    [tape_set] = state.sets.values()
+    assert reach_of(state, tape_set) is not None
+    assert covered_lsn(state, tape_set) == end
+    assert read_holds(scene.tree.store.root)["tape-onsite"] == end
+    assert len(state.cartridges_of(tape_set)) > 1  # it spans
+    for cartridge in state.cartridges.values():
+        assert cartridge.place == "slot"
+
+
+class Cut(BaseException):
+    """Stands for a kill: nothing is tidied up."""
+
+
+class CutAt:
+    """Ends the run at its `number`-th step; counts them and keeps their names."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.names: list[str] = []
+
+    def __call__(self, name: str) -> None:
+        self.names.append(name)
+        if len(self.names) == self.number:
+            raise Cut(name)
+
+
+def fill(scene: Scene, count: int, seed: int) -> None:
+    noise = random.Random(seed)
+    for number in range(count):
+        scene.tree.write(b"%d-%d" % (seed, number), noise.randbytes(700_000))
+        scene.tree.commit()
+
+
+def check_whole(scene: Scene) -> None:
+    """Every cartridge has what the books say, and the set everything up to the journal's end."""
+    state = scene.state()
+    [tape_set] = state.sets.values()
+    assert reach_of(state, tape_set) is not None
+    assert covered_lsn(state, tape_set) == scene.tree.journal.indexed_lsn
+    for cartridge in state.cartridges.values():
+        for archive in cartridge.archives:
+            assert scene.digest(cartridge, archive.file) == archive.digest
+
+
+def test_a_run_that_is_cut_anywhere_is_taken_up_again(tmp_path: Path) -> None:
+    names: set[str] = set()
+    number = 1
+    while True:
+        scene = Scene(tmp_path / str(number), slots=6)
+        fill(scene, 4, 1)
+        cut = CutAt(number)
+        try:
+            scene.spool(cut=cut)
+            scene.close()
+            break
+        except Cut:
+            pass
+        fill(scene, 2, 2)
+        scene.spool()
+        check_whole(scene)
+        scene.close()
+        names.update(cut.names)
+        number += 1
+    assert names >= {
+        "hold placed",
+        "set opened",
+        "label written",
+        "labelled",
+        "staged",
+        "written",
+        "on the books",
+        "stage dropped",
+        "hold moved",
+    }
+
+
+def test_what_came_since_is_added_to_the_same_set(scene: Scene) -> None:
+    fill(scene, 3, 1)
+    scene.spool()
+    fill(scene, 3, 2)
+    scene.spool()
+    check_whole(scene)
+    [tape_set] = scene.state().sets.values()
+    kinds = [scene.state().archive(where).kind for where in tape_set.archives]
+    assert kinds.count("full") < kinds.index("log") + 1
+
+
+def test_two_pools_have_a_set_each(scene: Scene) -> None:
+    fill(scene, 3, 1)
+    scene.spool(scene.rules("onsite"), scene.rules("offsite"))
+    state = scene.state()
+    assert {found.pool for found in state.sets.values()} == {"onsite", "offsite"}
+    assert all(reach_of(state, found) is not None for found in state.sets.values())
+    holds = read_holds(scene.tree.store.root)
+    assert holds["tape-onsite"] == holds["tape-offsite"] == scene.tree.journal.indexed_lsn
