@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import fsd.errors
 import replicator.errors
 import store.errors
+import tape.errors
 import timetravel.errors
 from console.errors import ConsoleError, DaemonError
 from console.exit_codes import ExitCode
@@ -29,6 +30,7 @@ _OURS = (
     timetravel.errors.TimetravelError,
     fsd.errors.FsdError,
     replicator.errors.ReplicationError,
+    tape.errors.TapeError,
 )
 
 
@@ -76,8 +78,6 @@ _BY_CLASS: dict[type[Exception], ExitCode] = {
     store.errors.DamagedError: ExitCode.DAMAGE,
     store.errors.UnsupportedFormat: ExitCode.FORMAT,
     store.errors.BadSettings: ExitCode.USAGE,
-    store.errors.BadKeyFile: ExitCode.USAGE,
-    store.errors.KeyMissing: ExitCode.PERMISSION,
     store.errors.NoSuchVolume: ExitCode.NO_VOLUME,
     store.errors.VolumeExists: ExitCode.BUSY,
     store.errors.RecoveryUnfinished: ExitCode.BUSY,
@@ -106,6 +106,7 @@ _BY_CLASS: dict[type[Exception], ExitCode] = {
     replicator.errors.BadSettings: ExitCode.USAGE,
     replicator.errors.BadShipment: ExitCode.DAMAGE,
     replicator.errors.Sealed: ExitCode.PERMISSION,
+    replicator.errors.KeyMissing: ExitCode.PERMISSION,
     replicator.errors.BadRequest: ExitCode.USAGE,
     replicator.errors.NoVault: ExitCode.NO_VOLUME,
     replicator.errors.UnknownVolume: ExitCode.NO_VOLUME,
@@ -113,6 +114,7 @@ _BY_CLASS: dict[type[Exception], ExitCode] = {
     replicator.errors.QuotaUsedUp: ExitCode.SPACE,
     replicator.errors.NotEmpty: ExitCode.USAGE,
     replicator.errors.BadParcel: ExitCode.DAMAGE,
+    tape.errors.TapeError: ExitCode.FAILURE,
 }
 """Of a class, or of its nearest base that stands here."""
 

@@ -24,11 +24,14 @@ from console.output import (
     time_text,
 )
 from console.replicating import from_store, summary
+from console.spooling import from_store as tape_from_store
+from console.spooling import summary as tape_summary
 from console.volumes import volume_of
 from replicator.errors import ReplicationError
 from store.errors import StoreError
 from store.holds import read_holds
 from store.volume import Store, list_stores
+from tape.errors import TapeError
 
 LEAST_PAYLOAD_BYTES = 1 << 20
 """Below this the ratio of stored to written bytes is that of the index's fixed size."""
@@ -118,6 +121,7 @@ def _base(store: Store) -> dict[str, Any]:
         "groups": {"total": 0, "mid_transaction": 0, "newest": []},
         "worst_loop_delay_ms": 0.0,
         "replication": None,
+        "tape": None,
         "holds": read_holds(store.root),
         "alarms": [],
     }
@@ -137,7 +141,8 @@ def _from_store(store: Store) -> dict[str, Any]:
     try:
         gathered |= _journal_figures(store)
         gathered["replication"] = from_store(store)
-    except (StoreError, ReplicationError) as error:
+        gathered["tape"] = tape_from_store(store)
+    except (StoreError, ReplicationError, TapeError) as error:
         gathered["alarms"] = [*gathered.get("alarms", []), f"{error} ({error.hint})"]
     return gathered
 
@@ -204,6 +209,8 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if status["replication"]:
         rows.append(("replication", summary(status["replication"])))
+    if status["tape"]:
+        rows.append(("tape", tape_summary(status["tape"])))
     rows += group_rows(status["groups"])
     if status["state"] == "mounted":
         rows.append(("worst delay", f"{status['worst_loop_delay_ms']:.1f} ms in the daemon's loop"))

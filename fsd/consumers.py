@@ -48,6 +48,7 @@ class Kind(NamedTuple):
 
 
 REPLICATOR = Kind("replicator", "replicator", "replica.toml", "replica.status")
+SPOOLER = Kind("spooler", "tape", "tape.toml", "tape.status")
 
 
 class Consumer:
@@ -199,7 +200,8 @@ class Consumers:
 
     def __init__(self, store_root: Path) -> None:
         self.replicator = Consumer(REPLICATOR, store_root)
-        self.all = [self.replicator]
+        self.spooler = Consumer(SPOOLER, store_root)
+        self.all = [self.replicator, self.spooler]
 
     async def run(self) -> None:
         """Keep them going until cancelled; they have ended when it returns."""
@@ -226,3 +228,28 @@ def replication_alarms(said: dict[str, Any] | None) -> list[str]:
     if isinstance(lag_s, int | float) and limit_s and lag_s > limit_s and state != "stopped":
         return [f"the replica is {lag_s:.0f} s behind"]
     return []
+
+
+def tape_alarms(said: dict[str, Any] | None) -> list[str]:
+    """What a person should look at in the spooler's words."""
+    if said is None:
+        return []
+    state, error = said.get("state"), said.get("error")
+    if state == "stopped":
+        return []
+    if state == "down":
+        return ["the tape spooler is not running; it is being started again"]
+    alarms = [f"tape: {error}"] if error else []
+    limit_s = said.get("alarm_lag_s")
+    for pool in _objects(said.get("pools")):
+        name, lag_s = pool.get("pool"), pool.get("lag_s")
+        if pool.get("error") and pool.get("error") != error:
+            alarms.append(f"tape: pool {name}: {pool['error']}")
+        if isinstance(lag_s, int | float) and limit_s and lag_s > limit_s:
+            alarms.append(f"what is {lag_s / 3600:.0f} h old is not on tape in the pool {name}")
+    return alarms + [f"tape: {each}" for each in said.get("alarms") or [] if isinstance(each, str)]
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """The JSON objects in a list; of anything else none."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

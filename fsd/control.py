@@ -60,6 +60,7 @@ class Control:
             "seed": self._seed,
             "seed_rate": self._seed_rate,
             "replicate": self._replicate,
+            "tape": self._tape,
             "umount": self._umount,
         }
 
@@ -189,6 +190,12 @@ class Control:
         replicator = self._session.consumers.replicator
         replicator.poke()
         return {"wanted": replicator.is_wanted()}
+
+    async def _tape(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        """The settings of the tape library were changed, or a copy is wanted: look at them now."""
+        spooler = self._session.consumers.spooler
+        spooler.poke()
+        return {"wanted": spooler.is_wanted()}
 
     async def _umount(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         await unmount(self._session.store.config.mount_point)

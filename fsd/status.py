@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from fsd.consumers import replication_alarms
+from fsd.consumers import replication_alarms, tape_alarms
 from fsd.session import Session
 from store.holds import read_holds
 
@@ -52,6 +52,7 @@ def status_of(session: Session, meter: Meter) -> dict[str, Any]:
         last = snapshot.last()
     space = _space(store.root)
     replication = session.consumers.replicator.describe()
+    tape = session.consumers.spooler.describe()
     journal_bytes = stats["segment_bytes"] + stats["index_bytes"]
     lag_ns = intake.time_ns - last.time_ns if last is not None else 0
     return {
@@ -88,8 +89,9 @@ def status_of(session: Session, meter: Meter) -> dict[str, Any]:
         },
         "worst_loop_delay_ms": session.worst_loop_delay_ns / 1e6,
         "replication": replication,
+        "tape": tape,
         "holds": read_holds(store.root),
-        "alarms": alarms_of(session, space) + replication_alarms(replication),
+        "alarms": alarms_of(session, space) + replication_alarms(replication) + tape_alarms(tape),
     }
 
 

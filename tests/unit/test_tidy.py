@@ -45,7 +45,6 @@ PURE_NAMES = {
     "fold",
     "format",
     "key_backup",
-    "keys",
     "layout",
     "moment",
     "ops",
