@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from console import replicate_cli, tape_cli, throttle_cli, vault_cli
+from console import key_cli, replicate_cli, tape_cli, throttle_cli, vault_cli
 from console.exit_codes import ExitCode
 from console.options import (
     At,
@@ -45,6 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(replicate_cli.app)
+app.add_typer(key_cli.app)
 app.add_typer(tape_cli.app)
 app.add_typer(throttle_cli.app)
 app.add_typer(vault_cli.app)

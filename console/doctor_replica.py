@@ -15,8 +15,9 @@ from console.output import duration_text
 from console.replicating import LOOPBACK, replication_of
 from replicator.errors import BadSettings
 from replicator.forking import parting_text, read_parting
-from replicator.key_file import read_key_file
 from replicator.settings import ReplicaSettings, load_settings, read_token
+from store.errors import BadKeyFile
+from store.key_file import read_key_file
 from store.volume import Store
 
 CLOCK_SLACK_S = 60.0
@@ -67,7 +68,7 @@ def _key_file(path: str) -> Finding:
     check = "sealing key"
     try:
         ring = read_key_file(Path(path))
-    except BadSettings as error:
+    except BadKeyFile as error:
         return Finding(FAIL, check, str(error), error.hint)
     return Finding(OK, check, f"{path}, newest key {ring.newest.id.hex()}")
 

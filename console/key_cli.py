@@ -1,4 +1,4 @@
-"""`cdpfs replicate key …`: the commands and their options. Declarations only, as in `cli`."""
+"""`cdpfs key …`, also as `cdpfs replicate key …`: options. Declarations only, as in `cli`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from console.options import (
 
 app = typer.Typer(
     name="key",
-    help="The keys with which a site seals what it sends to its vault.",
+    help="The keys that seal what a site sends to its vault or writes on cartridges.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

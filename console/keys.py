@@ -1,4 +1,4 @@
-"""What `cdpfs replicate key …` does, and the demands of a sealed set-up. Blocking.
+"""What `cdpfs key …` does, and the demands of a sealed set-up. Blocking.
 
 Secrets go into files of mode 0600, or to standard output when a backup is asked for; never into
 messages. A key that has no backup is not used unless a person says that its loss is accepted.
@@ -12,21 +12,21 @@ from pathlib import Path
 
 from console.errors import WrongUse
 from console.output import note, path_text, say, time_text
-from replicator.errors import BadKeyFile
-from replicator.key_backup import MAX_BACKUP_CHARACTERS, read_backup, write_backup
-from replicator.key_file import (
+from store.errors import BadKeyFile
+from store.key_backup import MAX_BACKUP_CHARACTERS, read_backup, write_backup
+from store.key_file import (
     create_key_file,
     read_backup_file,
     read_key_file,
     rotate_key_file,
     write_backup_file,
 )
-from replicator.key_file import import_backup as make_key_file
-from replicator.sealing import KeyRing
+from store.key_file import import_backup as make_key_file
+from store.keys import KeyRing
 
 FATAL = (
-    "Whoever loses this key and its backup can never read the sealed replica again: not the site, "
-    "not the vault, nobody."
+    "Whoever loses this key and its backup can never read again what it sealed, replica or "
+    "cartridges: not the site, not the vault, nobody."
 )
 
 
@@ -48,7 +48,7 @@ def rotate(key_file: str, backup: str | None) -> None:
 def _back_up(ring: KeyRing, key_file: str, backup: str | None) -> None:
     note(FATAL)
     if backup is None:
-        note(f"  next: cdpfs replicate key show-backup {path_text(key_file)}")
+        note(f"  next: cdpfs key show-backup {path_text(key_file)}")
         return
     write_backup_file(ring, os.path.abspath(key_file), Path(backup))
     say(f"backup  {path_text(backup)}: bring it away from this machine, and not to the vault")
@@ -91,7 +91,7 @@ def check_backup(ring: KeyRing, backup: str) -> None:
     if not read_backup(read_backup_file(Path(backup))).holds(ring):
         raise BadKeyFile(
             f"{backup} is not the backup of this key file, or was made before its newest key",
-            "make a new one: cdpfs replicate key show-backup",
+            "make a new one: cdpfs key show-backup",
         )
 
 
@@ -104,11 +104,11 @@ def checked_for_sealing(key_file: str, backup: str | None, accept_loss: bool) ->
     if backup is not None:
         check_backup(ring, backup)
         if os.path.samefile(backup, key_file):
-            raise WrongUse("the key file is not a backup of itself", "cdpfs replicate key check")
+            raise WrongUse("the key file is not a backup of itself", "cdpfs key check")
     elif not accept_loss:
         raise WrongUse(
             f"the key has no backup. {FATAL}",
-            f"cdpfs replicate key show-backup {key_file} --to FILE, then --key-backup FILE",
+            f"cdpfs key show-backup {key_file} --to FILE, then --key-backup FILE",
             "or, if it is on paper, or its loss is accepted: --accept-key-loss",
         )
     return os.path.abspath(key_file)

@@ -15,13 +15,13 @@ import msgspec
 
 from console.errors import WrongUse
 from console.output import note, path_text, say
-from replicator.key_file import read_key_file
 from replicator.sealed_source import SealedFolder, SealedLink, SealedSource
 from replicator.sealing import open_shipment, read_header
 from replicator.settings import LinkSettings, check_url
 from replicator.vault.ingest import LineWriter
 from replicator.vault.root import VaultRoot
 from replicator.wire import MAIN_LINE
+from store.key_file import read_key_file
 
 REPORT_EVERY = 200
 """Shipments between two words on how far it is."""

@@ -137,8 +137,8 @@ def _source(request: Request) -> Iterator[JournalSource]:
 def _sealed(request: Request) -> Iterator[JournalSource]:
     """A sealed volume, opened with its key as it comes."""
     from console.mirroring import sealed_vault
-    from replicator.key_file import read_key_file
     from replicator.sealed_source import SealedSource
+    from store.key_file import read_key_file
 
     ring = read_key_file(Path(request.key_file))
     link = request.link if request.url is not None else None

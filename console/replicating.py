@@ -100,7 +100,7 @@ def _settings(store: Store, wishes: Wishes) -> ReplicaSettings:
 def _key_file(known: str, wishes: Wishes) -> str:
     """The key file that is wished for, if it may be used in place of the one that is `known`."""
     from console.keys import checked_for_sealing
-    from replicator.key_file import read_key_file
+    from store.key_file import read_key_file
 
     assert wishes.seal is not None
     chosen = checked_for_sealing(wishes.seal, wishes.key_backup, wishes.accept_key_loss)
@@ -109,7 +109,7 @@ def _key_file(known: str, wishes: Wishes) -> str:
         if not ours.holds(theirs):
             raise WrongUse(
                 f"{chosen} does not have the keys of {known}, with which this volume is sealed",
-                "a new key for it: cdpfs replicate key rotate",
+                "a new key for it: cdpfs key rotate",
             )
     return chosen
 

@@ -11,14 +11,12 @@ ReplicationError              `hint` says what to do next
 │   ├── UnknownVolume         the vault has no such volume, or no such line of it
 │   └── QuotaUsedUp           the site has used up the space that it may have at the vault
 ├── BadSettings               `replica.toml`, or a file that it names, is not what it should be
-│   └── BadKeyFile            a key file or a backup of one that can't be used
 ├── Gap                       a shipment starts after what the vault holds: ask for its position
 ├── Forked                    the vault's history and ours part at some LSN
 ├── NoVault                   a folder holds no vault
 ├── VaultExists               a place for a new vault, or a name in it, is taken
 ├── BadShipment               a shipment is not what its sender made: damaged, cut or hostile
 ├── Sealed                    the volume is sealed, and this can't be done without its key
-├── KeyMissing                the key that sealed something is not at hand
 ├── NotEmpty                  the directory of a recovery has something in it
 ├── BadParcel                 a file of shipments is damaged, cut, or none at all
 ├── PastRefused               what was asked of a vault's volume can't be told; `kind` says why
@@ -141,21 +139,6 @@ class Sealed(ReplicationError):
         "do it where the key is: cdpfs replicate recover, or mirror (to read and restore), "
         "with --key-file F"
     )
-
-
-class KeyMissing(ReplicationError):
-    """Something was sealed with a key that is not at hand."""
-
-    hint = (
-        "use the key file of the site that sealed it, or its backup: "
-        "cdpfs replicate key import-backup"
-    )
-
-
-class BadKeyFile(BadSettings):
-    """A key file, or the backup of one, is damaged, missing, in the way, or open to others."""
-
-    hint = "see `cdpfs replicate key --help`; import-backup makes a key file from its backup"
 
 
 class NotEmpty(ReplicationError):

@@ -11,13 +11,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from replicator.key_backup import BACKUP_TABLES
 from replicator.parcel import PARCEL_ENTRY, PARCEL_HEADER
 from replicator.sealing import SEALED_TABLES
 from replicator.shipment import SHIPMENT_BATCH, SHIPMENT_HEADER
 from replicator.vault.sealed_files import ENTRY_TABLES
 from store.format import Table
 from store.format_doc import keep_page, table_text
+from store.key_backup import BACKUP_TABLES
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "wire.md"
 
@@ -58,7 +58,7 @@ followed by its shipment (a sealed one, if the volume is).
 """
 
 BACKUPS = """\
-What `cdpfs replicate key show-backup` prints. A line's checksum is the first 20 bits of blake3
+What `cdpfs key show-backup` prints. A line's checksum is the first 20 bits of blake3
 over its number (one byte) and its bytes.
 """
 

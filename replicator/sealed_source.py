@@ -18,7 +18,7 @@ from replicator.link import blocking_client, mapped_error, refusal_error
 from replicator.pace import Backoff
 from replicator.recover import Held
 from replicator.sealed_wire import SealedVolume
-from replicator.sealing import HEADER_BYTES, KeyRing, read_header
+from replicator.sealing import HEADER_BYTES, read_header
 from replicator.settings import LinkSettings
 from replicator.unsealing import Unsealer
 from replicator.vault.ingest import LineWriter
@@ -26,6 +26,7 @@ from replicator.vault.root import VaultRoot
 from replicator.vault.sealed_files import held_shipments
 from replicator.vault.sealed_reading import describe
 from replicator.wire import MAX_MESSAGE_BYTES
+from store.keys import KeyRing
 from store.types import Lsn
 
 MAX_FAILURES = 100

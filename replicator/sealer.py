@@ -10,11 +10,13 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from replicator.errors import BadKeyFile, BadShipment
-from replicator.key_file import new_entropy, read_key_file
-from replicator.sealing import Ends, KeyRing, seal_shipment
+from replicator.errors import BadShipment
+from replicator.sealing import Ends, seal_shipment
 from replicator.settings import ReplicaSettings
 from replicator.shipment import Held, ShippedBatch, decode_shipment
+from store.errors import BadKeyFile
+from store.key_file import new_entropy, read_key_file
+from store.keys import KeyRing
 
 
 class Sealer:

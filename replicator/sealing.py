@@ -25,21 +25,18 @@ exchanged for another is noticed by whoever ingests them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import xxhash
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from replicator.errors import BadShipment, KeyMissing
+from replicator.errors import BadShipment
 from replicator.shipment import Shipment
 from replicator.wire import MAX_SHIPMENT_BYTES
-from store.batch import NO_DIGEST
 from store.format import Field, Table
+from store.keys import ENTROPY_BYTES, KeyRing, SealingKey, derive
 from store.types import Lsn
 
 SEALED_VERSION = 1
@@ -69,69 +66,10 @@ SEALED_HEADER = Table(
 SEALED_TABLES = (SEALED_HEADER,)
 
 HEADER_BYTES = SEALED_HEADER.size_bytes
-SECRET_BYTES = 32
-ENTROPY_BYTES = 32
-MAX_KEYS = 1000
-"""Of one ring; rotation every day for years."""
-
 _TAG_BYTES = 16
 _NONCE = bytes(12)
 _header = SEALED_HEADER.codec
 _hash = xxhash.xxh3_64_intdigest
-
-
-class SealingKey(NamedTuple):
-    """One key. Its text form shows the id only."""
-
-    secret: bytes
-    created_ns: int
-
-    @property
-    def id(self) -> bytes:
-        """Eight bytes that name the key and say nothing about it."""
-        return _derive(self.secret, b"id", 8)
-
-    def __repr__(self) -> str:
-        return f"SealingKey({self.id.hex()})"
-
-
-@dataclass(frozen=True)
-class KeyRing:
-    """What a site has: the chain secret, and its keys, oldest first. The newest one seals."""
-
-    chain: bytes = field(repr=False)
-    keys: tuple[SealingKey, ...]
-
-    def __post_init__(self) -> None:
-        assert len(self.chain) == SECRET_BYTES and 0 < len(self.keys) <= MAX_KEYS
-        assert all(len(key.secret) == SECRET_BYTES for key in self.keys)
-
-    @property
-    def newest(self) -> SealingKey:
-        """The one that seals."""
-        return self.keys[-1]
-
-    def key(self, key_id: bytes) -> SealingKey:
-        """The key of that id; KeyMissing."""
-        for key in self.keys:
-            if key.id == key_id:
-                return key
-        raise KeyMissing(f"this was sealed with key {key_id.hex()}, which the key file lacks")
-
-    def rotated(self, secret: bytes, now_ns: int) -> KeyRing:
-        """With one more key, which seals from now on. AssertionError beyond MAX_KEYS."""
-        return KeyRing(self.chain, (*self.keys, SealingKey(secret, now_ns)))
-
-    def holds(self, other: KeyRing) -> bool:
-        """Can this ring open whatever `other` can?"""
-        mine = {key.secret for key in self.keys}
-        return self.chain == other.chain and all(key.secret in mine for key in other.keys)
-
-    def chain_digest(self, volume: bytes, digest: bytes) -> bytes:
-        """What the vault is told of a batch's digest. None (zeros) stays none."""
-        if digest == NO_DIGEST:
-            return NO_DIGEST
-        return blake3(digest, key=_derive(self.chain, b"chain" + volume)).digest()
 
 
 class Ends(NamedTuple):
@@ -195,7 +133,7 @@ def seal_shipment(ring: KeyRing, ends: Ends, shipment: bytes, entropy: bytes) ->
             )
         )  # fmt: skip
 
-    mixer = blake3(entropy, key=_derive(key.secret, b"salt"))
+    mixer = blake3(entropy, key=derive(key.secret, b"salt"))
     salt = mixer.update(header(bytes(32))).update(shipment).digest()
     head = header(salt)
     return head + _cipher(key, ends.volume, salt).encrypt(_NONCE, shipment, head)
@@ -266,10 +204,4 @@ def _pack(header: SealedHeader) -> bytes:
 
 
 def _cipher(key: SealingKey, volume: bytes, salt: bytes) -> ChaCha20Poly1305:
-    return ChaCha20Poly1305(_derive(key.secret, b"shipment" + volume, salt=salt))
-
-
-def _derive(secret: bytes, purpose: bytes, length: int = 32, salt: bytes | None = None) -> bytes:
-    """A key for one purpose from a secret (RFC 5869)."""
-    info = b"cdpfs sealing 1 " + purpose
-    return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(secret)
+    return ChaCha20Poly1305(derive(key.secret, b"shipment" + volume, salt=salt))

@@ -20,7 +20,6 @@ import trio
 from replicator.backlog import Backlog
 from replicator.effort import TELLING_BYTES
 from replicator.errors import (
-    BadKeyFile,
     BadRequest,
     BadSettings,
     BadShipment,
@@ -40,7 +39,7 @@ from replicator.sealer import sealer_of
 from replicator.settings import ReplicaSettings
 from replicator.under_way import UnderWay
 from replicator.wire import MAIN_LINE, Description, Hello, Position
-from store.errors import StoreError
+from store.errors import BadKeyFile, StoreError
 from store.holds import place_hold
 from store.types import Lsn
 from store.volume import Store
@@ -137,7 +136,7 @@ class Sender:
                 finally:
                     await self._under_way.drop()
             return None
-        except (Forked, Refused, BadRequest, BadSettings) as error:
+        except (Forked, Refused, BadRequest, BadSettings, BadKeyFile) as error:
             self._report.introduced = None
             return self._refused(error, until_caught_up)
         except ReplicationError as error:
@@ -149,7 +148,7 @@ class Sender:
         self._refusals = 0
         return self._backoff.next_s()
 
-    def _refused(self, error: ReplicationError, until_caught_up: bool) -> float:
+    def _refused(self, error: ReplicationError | BadKeyFile, until_caught_up: bool) -> float:
         """How long to wait after a refusal. The first may be that of a damaged request."""
         self._refusals += 1
         if self._refusals == 1 and not isinstance(error, Forked):
@@ -321,7 +320,7 @@ class Sender:
             ahead.ready = await trio.to_thread.run_sync(
                 self._outgoing.build_full, ahead.first_lsn, size, limiter=self._builder
             )
-        except (StoreError, BadKeyFile) as error:
+        except StoreError as error:
             log.info("the next shipment could not be built ahead: %s", error)
         finally:
             ahead.done.set()

@@ -9,8 +9,9 @@ chain in them. Blocking; one thread at a time.
 from __future__ import annotations
 
 from replicator.errors import BadShipment, Forked, Gap
-from replicator.sealing import KeyRing, SealedHeader, open_shipment, read_header
+from replicator.sealing import SealedHeader, open_shipment, read_header
 from replicator.vault.ingest import LineWriter
+from store.keys import KeyRing
 
 _TAMPERED = "the vault's copy is damaged or was tampered with: cdpfs vault verify, at the vault"
 

@@ -13,6 +13,8 @@ StoreError
 ├── IndexStale                 the segments know more than the index
 ├── UnsupportedFormat          written by a newer cdpfs, or not a store at all
 ├── BadSettings                a volume can't be made with these settings
+├── BadKeyFile                 a key file or a backup of one that can't be used
+├── KeyMissing                 the key that sealed something is not at hand
 ├── NoSuchVolume               no store is known for a path
 ├── RecoveryUnfinished         a volume is being recovered and can't be used yet
 └── VolumeExists               the place is taken by another store
@@ -176,3 +178,15 @@ class InconsistentLog(StoreError):
     """An op refers to something that the log never introduced: a bug, or a damaged log."""
 
     hint = "keep the store as it is and report this; `cdpfs verify` checks the segments"
+
+
+class KeyMissing(StoreError):
+    """Something was sealed with a key that is not at hand."""
+
+    hint = "use the key file of the site that sealed it, or its backup: cdpfs key import-backup"
+
+
+class BadKeyFile(StoreError):
+    """A key file, or the backup of one, is damaged, missing, in the way, or open to others."""
+
+    hint = "see `cdpfs key --help`; import-backup makes a key file from its backup"

@@ -201,4 +201,7 @@ def check_node(path: str) -> None:
 
 def _non_rewinding(path: str) -> str:
     folder, name = os.path.split(path)
-    return os.path.join(folder, f"n{name}" if name.startswith("st") else "nst0")
+    if name.startswith("st"):
+        return os.path.join(folder, f"n{name}")
+    # As udev names them below /dev/tape/by-id.
+    return f"{path}-nst"

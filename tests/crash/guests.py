@@ -59,6 +59,10 @@ class Machine:
             time.sleep(0.1)
         return True
 
+    def wait(self) -> None:
+        """Until it goes down by itself."""
+        self._process.wait()
+
     def has_ended(self) -> bool:
         """Did it go down without being told to?"""
         return self._process.poll() is not None

@@ -12,13 +12,15 @@ docs/operations.md says what the suites do to a library.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 
 import pytest
 
+from tape.calibrate import check_blank
 from tape.changer import Element
-from tape.errors import EndOfData, NotReady
+from tape.errors import BadCartridge, NotReady
 from tape.mtx_changer import MtxChanger
 from tape.st_drive import StDrive
 from tests.contract.drive import DriveBench
@@ -102,10 +104,10 @@ def wait_ready(drive: StDrive) -> None:
 
 def refuse_data(drive: StDrive, barcode: str) -> None:
     """Fail the test unless the cartridge is blank or holds what a suite has left on it."""
-    try:
-        first = drive.read_block()
-    except EndOfData:
-        first = None
+    with contextlib.suppress(BadCartridge):
+        check_blank(drive)
+        return
+    first = drive.read_block()
     drive.rewind()
-    if first is not None and not _OF_A_SUITE.match(first):
+    if not _OF_A_SUITE.match(first):
         pytest.fail(f"{barcode} holds data, which would be overwritten: {first[:40]!r}")

@@ -95,7 +95,7 @@ def test_a_sealed_volume_lives_at_a_vault_that_cannot_read_it(site: Site, tmp_pa
     key, backup = str(tmp_path / "seal.key"), str(tmp_path / "backup.txt")
     site.run("replicate", "key", "create", key, "--backup", backup)
     refused = site.start("--seal", key, code=ExitCode.USAGE)
-    assert "can never read the sealed replica again" in refused
+    assert "can never read again what it sealed" in refused
     site.start("--seal", key, "--key-backup", backup)
     (site.tree / "recipe").write_bytes(SECRET)
     site.run("replicate", "wait", str(site.tree))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from replicator.sealing import Ends, KeyRing, SealingKey, seal_shipment
+from replicator.sealing import Ends, seal_shipment
 from store.batch import NO_DIGEST
+from store.keys import KeyRing, SealingKey
 from store.types import Lsn
 from store.volume import Store, new_config
 

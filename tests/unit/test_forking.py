@@ -12,7 +12,6 @@ import pytest
 import trio
 
 from replicator.forking import parting_text, read_parting
-from replicator.key_file import create_key_file
 from replicator.recover import Wish, recover
 from replicator.report import Report
 from replicator.running import Replicator
@@ -29,6 +28,7 @@ from replicator.vault.lines import read_origin
 from replicator.vault.root import VaultRoot
 from replicator.wire import Common, Lines, Mark, Marks, NewLine, Position
 from store.indexer import Indexer
+from store.key_file import create_key_file
 from store.verify import verify
 from store.volume import Store
 from tests.unit.journal_workload import Workload, make_store

@@ -1,4 +1,4 @@
-"""`cdpfs replicate key`: what is made and demanded, and that secrets stay out of messages."""
+"""`cdpfs key`: what is made and demanded, and that secrets stay out of messages."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from console import keys
 from console.errors import WrongUse
-from replicator.errors import BadKeyFile
-from replicator.key_file import read_key_file
+from store.errors import BadKeyFile
+from store.key_file import read_key_file
 
 
 def test_a_key_is_made_with_a_backup_that_is_good(
@@ -20,7 +20,7 @@ def test_a_key_is_made_with_a_backup_that_is_good(
     keys.create(key, backup)
     keys.check(key, backup)
     said = capsys.readouterr()
-    assert "has all of them" in said.out and "never read the sealed replica" in said.err
+    assert "has all of them" in said.out and "never read again what it sealed" in said.err
     shown = said.out + said.err
     assert not any(line.split("  ")[1] in shown for line in _lines(backup))
 
@@ -55,7 +55,7 @@ def test_a_backup_from_before_a_rotation_is_told(tmp_path: Path) -> None:
 def test_a_key_without_a_backup_is_not_used_unless_its_loss_is_accepted(tmp_path: Path) -> None:
     key, backup = str(tmp_path / "k"), str(tmp_path / "b")
     keys.create(key, backup)
-    with pytest.raises(WrongUse, match="can never read the sealed replica again") as caught:
+    with pytest.raises(WrongUse, match="can never read again what it sealed") as caught:
         keys.checked_for_sealing(key, None, False)
     assert "--key-backup" in caught.value.hints[0] and "--accept-key-loss" in caught.value.hints[1]
     assert keys.checked_for_sealing(key, None, True) == key

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.errors import BadKeyFile
-from replicator.key_backup import read_backup, write_backup
-from replicator.key_file import (
+from store.errors import BadKeyFile
+from store.key_backup import read_backup, write_backup
+from store.key_file import (
     create_key_file,
     import_backup,
     read_backup_file,
@@ -19,7 +19,7 @@ from replicator.key_file import (
     rotate_key_file,
     write_backup_file,
 )
-from replicator.sealing import KeyRing, SealingKey
+from store.keys import KeyRing, SealingKey
 
 secrets = st.binary(min_size=32, max_size=32)
 keys = st.builds(SealingKey, secrets, st.integers(0, 2**63 - 1))

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.forking import read_parting
-from replicator.key_file import create_key_file, read_key_file
 from replicator.parting import CommonSearch
 from replicator.plan import BatchEnd
 from replicator.running import Replicator
@@ -23,6 +22,7 @@ from replicator.vault.ingest import LineWriter
 from replicator.vault.root import VaultRoot
 from replicator.vault.sealed import SealedLine
 from replicator.vault.sealed_files import ends_between, held_entries
+from store.key_file import create_key_file, read_key_file
 from store.volume import Store
 from tests.unit.sealed_history import History, line_store
 from tests.unit.shipping import all_batches, same_history

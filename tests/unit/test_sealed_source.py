@@ -9,8 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from replicator.errors import BadKeyFile, KeyMissing, LinkDown, Refused, UnknownVolume
-from replicator.key_file import create_key_file, read_key_file
+from replicator.errors import LinkDown, Refused, UnknownVolume
 from replicator.outgoing import Outgoing
 from replicator.plan import Send, UpToDate
 from replicator.recover import JournalSource, Wish, recover
@@ -22,7 +21,9 @@ from replicator.vault.ingest import LineWriter
 from replicator.vault.root import VaultRoot
 from replicator.vault.sealed_files import list_files
 from replicator.wire import Description
+from store.errors import BadKeyFile, KeyMissing
 from store.journal import Journal
+from store.key_file import create_key_file, read_key_file
 from store.volume import Store
 from tests.unit.shipping import make_history, same_history
 from tests.unit.vault_server import VaultServer, refusal_in

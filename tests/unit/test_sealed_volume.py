@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from replicator.effort import Effort
-from replicator.errors import BadKeyFile, BadShipment, KeyMissing
-from replicator.key_file import create_key_file, read_key_file, rotate_key_file
+from replicator.errors import BadShipment
 from replicator.outgoing import Outgoing
 from replicator.plan import Fork, Resume, Send, UpToDate
 from replicator.sealer import Sealer, comes_back
@@ -22,7 +21,9 @@ from replicator.vault.root import VaultRoot
 from replicator.vault.sealed import SealedLine
 from replicator.vault.sealed_files import held_entries, read_shipment, sealed_dir
 from replicator.wire import Partial, Position
+from store.errors import BadKeyFile, KeyMissing
 from store.journal import Journal
+from store.key_file import create_key_file, read_key_file, rotate_key_file
 from store.volume import Store
 from tests.unit.shipping import BRANCH, all_batches, make_history, same_history, ship
 

@@ -10,15 +10,11 @@ from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
 from replicator import sealing
-from replicator.errors import BadShipment, KeyMissing
-from replicator.key_file import new_entropy
+from replicator.errors import BadShipment
 from replicator.sealing import (
-    ENTROPY_BYTES,
     HEADER_BYTES,
     SEALED_HEADER,
     Ends,
-    KeyRing,
-    SealingKey,
     check_opened,
     ends_of,
     open_shipment,
@@ -27,7 +23,10 @@ from replicator.sealing import (
 )
 from replicator.shipment import NothingHeld, ShippedBatch, decode_shipment, encode_shipment
 from store.batch import NO_DIGEST, encode_batch
+from store.errors import KeyMissing
 from store.format import Kind
+from store.key_file import new_entropy
+from store.keys import ENTROPY_BYTES, KeyRing, SealingKey
 from store.ops import Op
 from store.types import Lsn, NodeId, TimeNs
 

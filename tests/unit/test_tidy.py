@@ -45,6 +45,7 @@ PURE_NAMES = {
     "fold",
     "format",
     "key_backup",
+    "keys",
     "layout",
     "moment",
     "ops",

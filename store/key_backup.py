@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 
 from blake3 import blake3
 
-from replicator.errors import BadKeyFile
-from replicator.sealing import MAX_KEYS, KeyRing, SealingKey
+from store.errors import BadKeyFile
 from store.format import Field, Table
+from store.keys import MAX_KEYS, KeyRing, SealingKey
 
 BACKUP_VERSION = 1
 
@@ -69,9 +69,9 @@ def _introduction(ring: KeyRing, label: str) -> list[str]:
     printable = "".join(letter if letter.isprintable() else "?" for letter in label)
     return [
         f"# cdpfs sealing key {ring.newest.id.hex()} of {made}: {printable}",
-        "# Whoever has this can read the sealed volumes of the vault. Without this or the key file",
-        "# nobody can. Keep it away from both the site and the vault.",
-        "# To use it: cdpfs replicate key import-backup THIS-FILE KEY-FILE",
+        "# Whoever has this can read what it sealed, at a vault or on cartridges. Without this",
+        "# or the key file nobody can. Keep it away from the site, the vault and the cartridges.",
+        "# To use it: cdpfs key import-backup THIS-FILE KEY-FILE",
         "",
     ]
 

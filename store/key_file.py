@@ -19,10 +19,10 @@ from typing import Annotated
 import msgspec
 import tomli_w
 
-from replicator.errors import BadKeyFile
-from replicator.key_backup import MAX_BACKUP_CHARACTERS, read_backup, write_backup
-from replicator.sealing import ENTROPY_BYTES, MAX_KEYS, SECRET_BYTES, KeyRing, SealingKey
 from store import durable
+from store.errors import BadKeyFile
+from store.key_backup import MAX_BACKUP_CHARACTERS, read_backup, write_backup
+from store.keys import ENTROPY_BYTES, MAX_KEYS, SECRET_BYTES, KeyRing, SealingKey
 
 KEY_FILE_VERSION = 1
 MAX_KEY_FILE_BYTES = 1 << 20
@@ -78,8 +78,7 @@ def read_key_file(path: Path) -> KeyRing:
     if not stat.S_ISREG(state.st_mode) or state.st_mode & 0o077:
         raise BadKeyFile(
             f"the key file {path} is open to other users",
-            f"chmod 600 {path}; if anyone may have read it, rotate the key: "
-            "cdpfs replicate key rotate",
+            f"chmod 600 {path}; if anyone may have read it, rotate the key: cdpfs key rotate",
         )
     return _decode(path, raw)
 

@@ -1,0 +1,54 @@
+"""Have the test machine work with its tape library: `scripts/tape`.
+
+python -m tests.tape_guest [--short] [--parts suites,vault]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.crash.guests import Machine
+from tests.tape_guest.guest import PARTS
+
+
+def main() -> int:
+    """1 when any part failed."""
+    parser = argparse.ArgumentParser(prog="scripts/tape")
+    parser.add_argument("--short", action="store_true", help="as CI does it")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which, with commas")
+    options = parser.parse_args()
+    parts = options.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(unknown)}")
+    words = [sys.executable, "-m", "tests.tape_guest.guest", *parts]
+    if options.short:
+        words.append("--short")
+    with tempfile.TemporaryDirectory() as folder:
+        results = run(Path(folder) / "share", " ".join(words), parts)
+    failed = 0
+    for part, words_of_it in results.items():
+        failed += words_of_it != "passed"
+        print(f"{part}: {words_of_it}")
+    print(f"{len(results) - failed} passed, {failed} failed")
+    return int(bool(failed))
+
+
+def run(share: Path, command: str, parts: list[str]) -> dict[str, str]:
+    """What became of each part: "passed", or what is wrong."""
+    machine = Machine(share, [], command)
+    try:
+        machine.wait()
+    finally:
+        machine.kill()
+    results = {}
+    for part in parts:
+        path = share / f"{part}.result"
+        results[part] = path.read_text() if path.exists() else f"not done\n{machine.console()}"
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(main())
