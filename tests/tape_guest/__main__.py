@@ -1,6 +1,6 @@
 """Have the test machine work with its tape library: `scripts/tape`.
 
-python -m tests.tape_guest [--short] [--parts suites,vault]
+python -m tests.tape_guest [--short] [--verbose] [--parts suites,calibrate]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ def main() -> int:
     """1 when any part failed."""
     parser = argparse.ArgumentParser(prog="scripts/tape")
     parser.add_argument("--short", action="store_true", help="as CI does it")
+    parser.add_argument("--verbose", action="store_true", help="also what the machine printed")
     parser.add_argument("--parts", default=",".join(PARTS), help="which, with commas")
     options = parser.parse_args()
     parts = options.parts.split(",")
@@ -27,7 +28,10 @@ def main() -> int:
     if options.short:
         words.append("--short")
     with tempfile.TemporaryDirectory() as folder:
-        results = run(Path(folder) / "share", " ".join(words), parts)
+        share = Path(folder) / "share"
+        results = run(share, " ".join(words), parts)
+        if options.verbose:
+            print((share / "console.log").read_text(errors="replace").replace("\r", ""))
     failed = 0
     for part, words_of_it in results.items():
         failed += words_of_it != "passed"

@@ -10,13 +10,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
+from console.tape_calibrate import calibrate as measure
+from tape.errors import BadCartridge, TapeError
+from tape.library import create_real, open_library
 from tests.volume import SOURCE
 
 SHARE = Path("/run/testvm")
-PARTS = ("suites",)
+PARTS = ("suites", "calibrate")
 CARTRIDGE_MB = 8
 
 
@@ -66,11 +70,36 @@ def suites(devices: Devices) -> str:
     return "passed" if found.returncode == 0 and ran else found.stdout[-20_000:]
 
 
+def calibrate(devices: Devices) -> str:
+    """Measure a drive with a blank cartridge, beside `dd`; one with data on it is left alone."""
+    home = Path("/tmp/library")
+    create_real(home, changer=devices.changer, drives=devices.drives)
+    measure(home, "CDP002L8", 0, f"{CARTRIDGE_MB // 2}M", as_json=False)
+    with open_library(home, "dd") as library:
+        library.changer.load(2, 0)
+        node = devices.drives[0]
+        words = ["dd", "if=/dev/urandom", f"of={node}", "bs=256k", f"count={CARTRIDGE_MB * 2}"]
+        subprocess.run([*words, "iflag=fullblock"], check=True)
+        drive = library.drives[0]
+        drive.open()
+        drive.to_file(1)
+        drive.close()
+        library.changer.unload(0, 2)
+    try:
+        measure(home, "CDP002L8", 0, "1M", as_json=False)
+    except BadCartridge:
+        return "passed"
+    return "a cartridge with data on it was overwritten"
+
+
 def main(arguments: list[str]) -> None:
     """See the module."""
     devices = start_library()
     for part in (word for word in arguments if word != "--short"):
-        result = {"suites": suites}[part](devices)
+        try:
+            result = {"suites": suites, "calibrate": calibrate}[part](devices)
+        except (TapeError, OSError, subprocess.CalledProcessError):
+            result = traceback.format_exc()
         temporary = SHARE / f"{part}.part"
         temporary.write_text(result)
         temporary.rename(SHARE / f"{part}.result")
