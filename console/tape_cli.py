@@ -29,3 +29,23 @@ def spool(
     from console.spooling import spool as run
 
     run(directory, store, timeout, as_json)
+
+
+@app.command()
+def calibrate(
+    library: Annotated[str, typer.Option("--library", metavar="L", help="The library's folder.")],
+    cartridge: Annotated[
+        str, typer.Argument(metavar="BARCODE", help="A blank one; it is as good as blank after.")
+    ],
+    drive: Annotated[int, typer.Option(metavar="N", min=0, help="The changer's number.")] = 0,
+    size: Annotated[
+        str, typer.Option(metavar="SIZE", help="To be written with each size of blocks.")
+    ] = "2G",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a drive on a blank cartridge: which size of blocks is the fastest."""
+    from pathlib import Path
+
+    from console.tape_calibrate import calibrate as run
+
+    run(Path(library).absolute(), cartridge, drive, size, as_json)

@@ -11,6 +11,7 @@ from console.errors import WrongUse
 from console.tape_calibrate import calibrate
 from tape.errors import BadCartridge, NoSuchCartridge
 from tape.library import create_virtual, open_library
+from tests.commandline import run_cdpfs
 
 
 @pytest.fixture
@@ -46,6 +47,12 @@ def test_the_cartridge_is_back_where_it_was_also_when_it_is_not_blank(home: Path
         calibrate(home, "A00001L8", 0, "1M", as_json=False)
     with open_library(home, "the test") as library:
         assert library.changer.inventory() == before
+
+
+def test_the_command_takes_its_options(home: Path) -> None:
+    options = ("--library", str(home), "--drive", "1", "--size", "1M", "--json")
+    done = run_cdpfs("tape", "calibrate", "A00001L8", *options)
+    assert json.loads(done.stdout)["drive"] == "virtual drive 1"
 
 
 def test_what_is_not_there_is_refused(home: Path) -> None:
