@@ -158,15 +158,19 @@ def test_a_killed_holder_leaves_the_library_free(tmp_path: Path) -> None:
 
 # --- real ones --------------------------------------------------------------------------------
 
-LISTALL = "#!/bin/sh\ncase $2 in listall) echo D:0:E; echo S:1:F:A00001L8; echo I:2:E;; esac\n"
+REAL_PART = """
+kind = "real"
+uuid = "00000000000000000000000000000000"
+[real]
+changer = "/dev/sg0"
+changer_script = "SCRIPT"
+drives = ["/dev/nst0", "/dev/nst1"]
+"""
 
 
 def real(home: Path, **changes: Any) -> None:
-    script = home.parent / "changer"
-    script.write_text(LISTALL)
-    script.chmod(0o700)
-    values: dict[str, Any] = {"changer": "/dev/sg0", "drives": ["/dev/nst0"]}
-    create_real(home, **{**values, "changer_script": str(script), **changes})
+    values: dict[str, Any] = {"changer": "/dev/sg0", "drives": ["/dev/nst0"], **changes}
+    create_real(home, **values)
 
 
 def test_a_real_library_needs_a_program_that_can_be_run(tmp_path: Path) -> None:
@@ -185,18 +189,15 @@ def test_a_real_library_needs_drives_that_do_not_rewind(tmp_path: Path) -> None:
     assert not (tmp_path / "l").exists()
 
 
-def test_a_real_library_is_opened_with_its_nodes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # No tape drive is needed to be named, only to be looked at.
-    monkeypatch.setattr("tape.library.check_node", lambda node: None)
+def test_a_real_library_is_opened_with_its_nodes_and_its_program(tmp_path: Path) -> None:
+    script = tmp_path / "changer"
+    script.write_text("#!/bin/sh\necho D:0:E; echo D:1:E; echo S:1:F:A00001L8; echo I:2:E\n")
+    script.chmod(0o700)
     home = tmp_path / "l"
-    with pytest.raises(BadSettings, match="has 1 drives, and 2 were named"):
-        real(home, drives=["/dev/nst0", "/dev/nst1"])
-    real(home)
-    assert load_settings(home).kind == "real"
+    home.mkdir()
+    (home / "library.toml").write_text(REAL_PART.replace("SCRIPT", str(script)))
     with open_library(home, "a test") as library:
-        assert [drive.name for drive in library.drives] == ["/dev/nst0"]
+        assert [drive.name for drive in library.drives] == ["/dev/nst0", "/dev/nst1"]
         assert [slot.barcode for slot in library.changer.inventory().slots] == ["A00001L8"]
         assert library.capacity_bytes == 0
         assert library.virtual is None
