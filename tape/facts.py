@@ -13,6 +13,7 @@ from store.types import Lsn, TimeNs
 from store.volume import Store
 from tape.catalogue_state import State
 from tape.plan import JournalFacts, covered_lsn
+from tape.reach import reach_of
 from timetravel.moment import AtTime
 from timetravel.resolve import resolve
 from timetravel.standing import BarrierSettings
@@ -56,6 +57,20 @@ def journal_facts(
             waiting_since_ns=since_ns,
             same_history=same,
         )
+
+
+class End(NamedTuple):
+    """The newest op that a pool gives back."""
+
+    lsn: int
+    time_ns: int
+
+
+def given_back(state: State, volume_uuid: str, pool: str) -> End | None:
+    """How far the pool's sets give the volume's history back; None: there is no set."""
+    reaches = (reach_of(state, each) for each in state.sets_of(volume_uuid, pool))
+    ends = [End(found.last_lsn, found.last_time_ns) for found in reaches if found is not None]
+    return max(ends, default=None)
 
 
 def _waiting(snapshot: Snapshot, start: int, end: int, enough_bytes: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from store.types import Lsn
 from tape.archive_writer import Written, new_head, write_catalogue_archive
 from tape.catalogue import CartridgeClosed, SetClosed, SetOpened
 from tape.catalogue_state import State
-from tape.facts import Barrier, journal_facts, newest_barrier
+from tape.facts import Barrier, given_back, journal_facts, newest_barrier
 from tape.full import FullWriter
 from tape.keeping import Keeper
 from tape.layout import ArchiveHead, Kind
@@ -83,9 +83,23 @@ class Spooler:
             work.journal, self._state, rules.volume_uuid, rules.pool, rules.start_bytes
         )
         if facts.first_lsn and self._state.open_set(rules.volume_uuid, rules.pool) is None:
-            barrier = self._barrier(facts.end_lsn)
+            barrier = self._barrier(self._begin_at(rules, facts))
+            if barrier.lsn < facts.first_lsn:
+                barrier = self._barrier(facts.end_lsn)
             facts = facts._replace(barrier_lsn=barrier.lsn, barrier_time_ns=barrier.time_ns)
         return facts
+
+    def _begin_at(self, rules: Rules, facts: JournalFacts) -> int:
+        """A new set begins where the one before it ends, so that no point is in neither.
+
+        The journal may have gone on since, and the set before may have ended early.
+        """
+        before = given_back(self._state, rules.volume_uuid, rules.pool)
+        if before is None or not facts.first_lsn <= before.lsn < facts.end_lsn:
+            return facts.end_lsn
+        op = self._work.journal.op(Lsn(before.lsn))
+        same = op is not None and op.time_ns == before.time_ns
+        return before.lsn if same else facts.end_lsn
 
     def _barrier(self, lsn: int) -> Barrier:
         """The newest barrier at or before an op."""

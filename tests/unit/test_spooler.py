@@ -116,6 +116,23 @@ def test_what_came_since_is_added_to_the_same_set(scene: Scene) -> None:
     assert kinds.count("full") < kinds.index("log") + 1
 
 
+def test_a_new_set_begins_where_the_one_before_ended(scene: Scene) -> None:
+    fill(scene, 2, seed=1)
+    scene.spool()
+    fill(scene, 1, seed=2)
+
+    def go_on(step: str) -> None:
+        if step == "set closed":
+            fill(scene, 1, seed=3)
+
+    scene.spool(scene.rules(rotated_ns=scene.now_ns()), cut=go_on)
+    state = scene.state()
+    first, second = (reach_of(state, each) for each in state.sets.values())
+    assert first is not None and second is not None
+    assert first.last_lsn < scene.tree.journal.indexed_lsn
+    assert second.base_lsn <= first.last_lsn
+
+
 def test_two_pools_have_a_set_each(scene: Scene) -> None:
     fill(scene, 3, 1)
     scene.spool(scene.rules("onsite"), scene.rules("offsite"))
