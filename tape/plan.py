@@ -17,6 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 from tape.catalogue_state import State, TapeSet
 from tape.layout import Cursor
 from tape.reach import reach_of
+from tape.shopping import going_out
 
 NS_PER_S: Final = 10**9
 
@@ -137,7 +138,7 @@ def next_step(
         goal_lsn = journal.end_lsn
     tape_set = state.open_set(rules.volume_uuid, rules.pool)
     if tape_set is None:
-        return _without_set(state, rules, journal)
+        return _without_set(state, rules, journal, now_ns)
     broken = why_broken(state, tape_set, journal)
     if broken:
         return CloseSet(tape_set.set_id, tape_set.whole, broken)
@@ -211,8 +212,8 @@ def _next_date(tape_set: TapeSet, rules: Rules) -> int | None:
     return min(dates, default=None)
 
 
-def _without_set(state: State, rules: Rules, journal: JournalFacts) -> Step:
-    going = cartridges_to_rotate(state, rules)[: rules.free_doors]
+def _without_set(state: State, rules: Rules, journal: JournalFacts, now_ns: int) -> Step:
+    going = cartridges_to_rotate(state, rules, now_ns)[: rules.free_doors]
     if going:
         return Rotate(going)
     if not journal.seeded:
@@ -241,7 +242,7 @@ def _with_set(state: State, tape_set: TapeSet, rules: Rules, now_ns: int, goal_l
     if _is_over(tape_set.base_time_ns, rules.full_every_ns, now_ns):
         return CloseSet(tape_set.set_id, True, "it is time for a new full")
     # Those for which there was no free door when they were finished with.
-    going = cartridges_to_rotate(state, rules)[: rules.free_doors]
+    going = cartridges_to_rotate(state, rules, now_ns)[: rules.free_doors]
     if going:
         return Rotate(going)
     return Rest(None, "everything is on tape")
@@ -253,17 +254,9 @@ def _has_catalogue(state: State, tape_set: TapeSet) -> bool:
     return not cartridge.appendable or cartridge.archives[-1].kind == "catalogue"
 
 
-def cartridges_to_rotate(state: State, rules: Rules) -> tuple[str, ...]:
-    """The cartridges in the library that a pool with rotation has finished with."""
+def cartridges_to_rotate(state: State, rules: Rules, now_ns: int) -> tuple[str, ...]:
+    """The cartridges in the slots that a pool with rotation has finished with, and keeps."""
     if not rules.rotates_ns:
         return ()
-    return tuple(
-        cartridge.label_id
-        for cartridge in state.cartridges.values()
-        if cartridge.label.pool == rules.pool
-        and cartridge.label.volume_uuid == rules.volume_uuid
-        and cartridge.place in ("slot", "drive")
-        and cartridge.archives
-        and not cartridge.recycled_ns
-        and all(found.closed_ns for found in state.sets_on(cartridge))
-    )
+    going = going_out(state, rules.volume_uuid, rules.pool, rules.rotated_ns, now_ns)
+    return tuple(each.label_id for each in going if each.place != "door")

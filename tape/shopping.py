@@ -115,20 +115,26 @@ def rotation_due(tape_set: TapeSet, weekly: Weekly, now_ns: int) -> bool:
 def to_send_out(
     state: State, volume_uuid: str, pool: str, weekly: Weekly, now_ns: int
 ) -> list[Cartridge]:
+    """See `going_out`, for what has been due since the last time of rotation."""
+    return going_out(state, volume_uuid, pool, weekly.last(now_ns), now_ns)
+
+
+def going_out(
+    state: State, volume_uuid: str, pool: str, due_ns: int, now_ns: int
+) -> list[Cartridge]:
     """The cartridges of a pool that go to the export slots now, or are in them already.
 
-    Those that hold closed sets which are still kept, and have been in the library since before the
-    last time of rotation: one that was brought back for a restore goes out at the next one.
+    Those that hold closed sets which are still kept. One that was brought back, for a restore say,
+    goes out at the next time of rotation: `due_ns` is the last one.
     """
     retention = Retention(state, now_ns)
-    due_ns = weekly.last(now_ns)
     return [
         each
         for each in state.cartridges.values()
         if (each.label.volume_uuid, each.label.pool) == (volume_uuid, pool)
         and each.present
         and each.archives
-        and each.came_ns < due_ns
+        and (each.came_ns < due_ns or each.archives[-1].kept_ns >= each.came_ns)
         and all(tape_set.closed_ns for tape_set in state.sets_on(each))
         and retention.why_cartridge_kept(each)
     ]

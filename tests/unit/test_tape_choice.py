@@ -379,6 +379,17 @@ def test_a_set_is_of_no_use_before_its_log_reaches_what_its_full_needs(books: Bo
     assert [len(part.archives) for part in find_set(books.state, VOLUME, lsn=12).parts] == [3]
 
 
+def test_a_cartridge_that_was_begun_after_the_time_of_rotation_goes_out_with_its_set(
+    books: Books,
+) -> None:
+    weekly = Weekly(parse_days("fri"), parse_time("18:00"), "UTC")
+    books.days(1)
+    tape_set = a_set(books, 1, 10, 20, "offsite")
+    books.close_set(tape_set)
+    (out,) = to_send_out(books.state, VOLUME, "offsite", weekly, books.now_ns)
+    assert out.came_ns > weekly.last(books.now_ns)
+
+
 def test_rotation_sends_closed_sets_out_once_and_expired_ones_home(books: Books) -> None:
     weekly = Weekly(parse_days("fri"), parse_time("18:00"), "UTC")
     # The first of January 1970 was a Thursday; the books begin on the 2nd, at midnight.
