@@ -7,8 +7,7 @@ and bring the cartridges back into their slots. Blocking; one thread.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from store.errors import StoreError
 from tape.archive_writer import printable
@@ -26,7 +25,7 @@ _NAP_S = 0.2
 """What is to end ends within so long, whatever is being waited for."""
 
 
-def robot_for(work: Work, sleep: Callable[[float], None] = time.sleep) -> Robot:
+def robot_for(work: Work) -> Robot:
     """The robot of a run, which keeps the books."""
     library, catalogue = work.library, work.catalogue
 
@@ -37,10 +36,10 @@ def robot_for(work: Work, sleep: Callable[[float], None] = time.sleep) -> Robot:
         catalogue.append(event)
 
     def pause(seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
+        while seconds > 0:
             work.check()
-            sleep(min(left, _NAP_S))
+            work.sleep(min(seconds, _NAP_S))
+            seconds -= _NAP_S
 
     def say(text: str) -> None:
         work.tally.doing = text

@@ -38,6 +38,8 @@ class Work:
     catalogue: CatalogueFile
     archive_bytes: int
     now_ns: Callable[[], int] = time.time_ns
+    sleep: Callable[[float], None] = time.sleep
+    """Lets so many seconds go by."""
     cut: Callable[[str], None] = lambda step: None
     """Told the name of each step when it is done; for tests that end the process there."""
     tally: Tally = field(default_factory=Tally)
