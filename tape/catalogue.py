@@ -24,8 +24,9 @@ NO_VOLUME: Final = "0" * 32
 
 Place = Literal["slot", "door", "drive", "outside", "missing"]
 """`outside`: exported, `Cartridge.note` says where to; `missing`: it is not where it should be."""
-Finding = Literal["blank", "foreign", "newer", "protected", "unreadable", "gone"]
-"""What a cartridge without a label of this library is; `gone`: it is in the library no more."""
+Finding = Literal["unknown", "blank", "foreign", "newer", "protected", "unreadable", "gone"]
+"""What a cartridge without a label of this library is; `unknown`: nobody has looked yet; `gone`: it
+is in the library no more."""
 
 LabelRef = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{32})?$")]
 """A label's id, or empty for none."""
@@ -58,7 +59,7 @@ class Moved(Event, frozen=True, tag="moved"):
 
 
 class Stranger(Event, frozen=True, tag="stranger"):
-    """A cartridge without a label of this library was looked at (or is there no more)."""
+    """A cartridge without a label of this library was seen (or is there no more)."""
 
     barcode: Barcode
     slot: Count

@@ -117,7 +117,7 @@ class Chooser:
         return (
             stranger is None
             or stranger.barcode != element.barcode
-            or stranger.finding in ("blank", "unreadable")
+            or stranger.finding in ("unknown", "blank", "unreadable")
         )
 
     def scratch_left(self) -> int:

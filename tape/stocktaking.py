@@ -68,6 +68,19 @@ class _Stocktaking:
                 self._events.append(self._moved(cartridge, place, element.number))
         elif place != "drive" and not self._looked_at(element):
             self._unread.append(element)
+            self._seen_anew(element)
+
+    def _seen_anew(self, element: Element) -> None:
+        stranger = self._state.strangers.get(element.number)
+        if stranger is None or stranger.barcode != element.barcode:
+            self._events.append(
+                Stranger(
+                    time_ns=self._now_ns,
+                    barcode=element.barcode,
+                    slot=element.number,
+                    finding="unknown",
+                )
+            )
 
     def _known(self, element: Element, place: Place) -> Cartridge | None:
         """The cartridge that it must be; None: only its label can tell."""
@@ -93,7 +106,7 @@ class _Stocktaking:
         return (
             stranger is not None
             and stranger.barcode == element.barcode
-            and stranger.finding != "unreadable"
+            and stranger.finding not in ("unknown", "unreadable")
         )
 
     def _gone(self, cartridge: Cartridge) -> tuple[Place, int, str]:

@@ -319,6 +319,10 @@ def test_a_stranger_is_looked_at_once(books: Books) -> None:
     books.take(Stranger(time_ns=1, barcode="F0", slot=1, finding="foreign"))
     assert stock(books, slots("F0", "G0")) == ([], [2])
     assert stock(books, slots("", "F0")) == ([], [2])
+    assert [(each.slot, each.finding) for each in books.state.strangers.values()] == [
+        (2, "unknown")
+    ]
+    assert stock(books, slots("", "")) == ([], [])
     assert not books.state.strangers
 
 

@@ -29,6 +29,7 @@ BANNED_NAMES = {"common", "utils", "util", "helpers", "helper", "misc"}
 
 # A module of one of these names is pure, in whichever package below console it stands.
 PURE_NAMES = {
+    "alarms",
     "barriers",
     "batch",
     "bookkeeping",
