@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from console import library_cli
 from console.options import Directory, JsonOption, StoreOption
 
 app = typer.Typer(
@@ -14,6 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+app.add_typer(library_cli.app)
 
 
 @app.command()

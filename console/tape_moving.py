@@ -1,0 +1,300 @@
+"""`cdpfs tape inventory | label | retire | import | export`: a person's work with cartridges.
+
+Duty: open the library, have the librarian do it, say what came of it. While another process works
+with the library these commands end with LibraryBusy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from console.errors import ConsoleError, WrongUse
+from console.exit_codes import ExitCode
+from console.output import note, path_text, print_json, say
+from console.tape_attaching import open_books
+from console.tape_books import cartridge_json, show_cartridges, stranger_json
+from console.volumes import volume_of
+from store.errors import NoSuchVolume
+from store.volume import Store
+from tape.catalogue import AnyEvent, Moved, Recycled, Retired, SetClosed
+from tape.catalogue_state import Cartridge, State
+from tape.changer import Element
+from tape.choice import is_cleaning
+from tape.errors import NoSuchCartridge
+from tape.librarian import Found, Librarian, find_cartridge
+from tape.library import Library
+from tape.settings import TapeSettings, load_settings
+from tape.shopping import to_send_out
+
+
+def library_of(path: str, store_root: str | None, home: str | None) -> Path:
+    """The library that is meant: the one that is named, else that of the volume. WrongUse."""
+    if home is not None:
+        return Path(home).absolute()
+    try:
+        store = volume_of(path, store_root)
+    except NoSuchVolume as error:
+        raise WrongUse("which library?", "give --library L") from error
+    return Path(required_settings(store).library)
+
+
+def required_settings(store: Store) -> TapeSettings:
+    """The settings of a volume with a library. WrongUse."""
+    settings = load_settings(store.root)
+    if settings is None:
+        directory = path_text(store.config.directory)
+        raise WrongUse(f"{directory} has no tape library", "begin with it: cdpfs tape attach DIR")
+    return settings
+
+
+@contextmanager
+def _librarian(home: Path, doing: str) -> Iterator[tuple[Library, Librarian]]:
+    """Somebody to do it, in a library of which an inventory was taken just now."""
+    with open_books(home, doing) as (library, catalogue):
+        librarian = Librarian(library, catalogue, lambda text: note(text) if text else None)
+        librarian.take_inventory()
+        yield library, librarian
+
+
+def inventory(home: Path, read_labels: bool, as_json: bool) -> None:
+    """What is where, as the robot sees it; with the labels read if they are to be."""
+    with _librarian(home, "an inventory") as (library, librarian):
+        unread = librarian.take_inventory(rescan=True)
+        if read_labels:
+            for element in _in_slots(library):
+                librarian.identify(element)
+            unread = librarian.take_inventory()
+        state = librarian.state
+        cleaning = _cleaning(library)
+    if as_json:
+        print_json(
+            {
+                "cartridges": [cartridge_json(state, each) for each in state.cartridges.values()],
+                "others": [stranger_json(each) for each in state.strangers.values()],
+                "cleaning": [
+                    {"barcode": code, "slot": slot, "uses": state.cleanings.get(code, 0)}
+                    for code, slot in cleaning
+                ],
+                "unread": [each.number for each in unread],
+            }
+        )
+        return
+    show_cartridges(state)
+    for code, slot in cleaning:
+        say(f"{code}  slot {slot}  cleans drives, used {state.cleanings.get(code, 0)} times")
+    if unread:
+        note("who has no label on the books shows it to: cdpfs tape inventory --read-labels")
+
+
+def _in_slots(library: Library) -> list[Element]:
+    found = library.changer.inventory()
+    return [each for each in (*found.slots, *found.doors) if each.full]
+
+
+def _cleaning(library: Library) -> list[tuple[str, int]]:
+    prefix = library.settings.cleaning_prefix
+    return [
+        (each.barcode, each.number)
+        for each in _in_slots(library)
+        if is_cleaning(each.barcode, prefix)
+    ]
+
+
+def label(home: Path, names: Sequence[str], slot: int | None, force: bool, as_json: bool) -> None:
+    """Make cartridges ones that any pool may take."""
+    with _librarian(home, "labelling") as (library, librarian):
+        made = [
+            librarian.label_scratch(element, force) for element in _elements(library, names, slot)
+        ]
+        state = librarian.state
+    if as_json:
+        print_json([cartridge_json(state, each) for each in made])
+        return
+    for each in made:
+        say(f"{each.name} has a new label and is free for any pool")
+
+
+def _elements(library: Library, names: Sequence[str], slot: int | None) -> list[Element]:
+    """The places that are meant. NoSuchCartridge, WrongUse."""
+    there = _in_slots(library)
+    if slot is not None:
+        found = [each for each in there if each.number == slot]
+        if not found:
+            raise NoSuchCartridge(f"slot {slot} is empty")
+        return found
+    if not names:
+        raise WrongUse("which cartridge?", "give its barcode, or --slot N")
+    elements = []
+    for name in names:
+        named = [each for each in there if each.barcode == name]
+        if not named:
+            raise NoSuchCartridge(f"no cartridge {name} is in a slot of the library")
+        if len(named) > 1:
+            slots = ", ".join(str(each.number) for each in named)
+            raise WrongUse(f"{len(named)} cartridges claim {name}", f"one of --slot {slots}")
+        elements += named
+    return elements
+
+
+def retire(home: Path, names: Sequence[str], reason: str, lost: bool, as_json: bool) -> None:
+    """Never write to cartridges again; with `lost`, what is on them is gone as well."""
+    with open_books(home, "retiring") as (_, catalogue):
+        state = catalogue.state
+        found = [find_cartridge(state, name) for name in names]
+        for each in found:
+            now_ns = time.time_ns()
+            events: list[AnyEvent] = [
+                Retired(time_ns=now_ns, label_id=each.label_id, barcode=each.barcode, reason=reason)
+            ]
+            if lost:
+                events += [
+                    SetClosed(time_ns=now_ns, set_id=tape_set.set_id, whole=tape_set.whole)
+                    for tape_set in state.sets_on(each)
+                    if not tape_set.closed_ns
+                ]
+                events.append(Recycled(time_ns=now_ns, label_id=each.label_id))
+                events.append(Moved(time_ns=now_ns, label_id=each.label_id, place="missing"))
+            catalogue.append(*events)
+        done = [cartridge_json(state, each) for each in found]
+    if as_json:
+        print_json(done)
+        return
+    for each in found:
+        what = "what was on it is lost" if lost else "what is on it can be read as long as it works"
+        say(f"{each.name} is never written again; {what}")
+
+
+def take_in(home: Path, blank: int, cartridges: Sequence[str], as_json: bool) -> None:
+    """Bring in what lies in the import slots. Exit code MEDIA when some of it is no good."""
+    with _librarian(home, "an import") as (library, librarian):
+        if blank or cartridges:
+            _put_in(library, blank, cartridges)
+        taken, refused = librarian.take_in()
+    if as_json:
+        print_json(
+            {
+                "taken": [_found_json(each) for each in taken],
+                "refused": [_found_json(each) for each in refused],
+            }
+        )
+    else:
+        _say_taken(taken, refused)
+        if not taken and not refused:
+            say("the import slots are empty")
+    if refused:
+        names = ", ".join(each.barcode or f"slot {each.slot}" for each in refused)
+        raise ConsoleError(
+            f"not taken in: {names}",
+            "take them out of the import slots, or write over them: cdpfs tape label --force",
+            code=ExitCode.MEDIA,
+        )
+
+
+def _put_in(library: Library, blank: int, cartridges: Sequence[str]) -> None:
+    """What a person does at a real library: put cartridges into the doors. WrongUse."""
+    if library.virtual is None:
+        raise WrongUse("this library is a real one", "put the cartridges in with your hands")
+    if blank:
+        library.virtual.insert_blank(count=blank)
+    for barcode in cartridges:
+        library.virtual.insert(barcode)
+
+
+def _found_json(found: Found) -> dict[str, object]:
+    return {
+        "slot": found.slot,
+        "barcode": found.barcode,
+        "what": found.what,
+        "label_id": found.cartridge.label_id if found.cartridge else "",
+        "pool": found.cartridge.label.pool if found.cartridge else "",
+        "note": found.note,
+    }
+
+
+def _say_taken(taken: Sequence[Found], refused: Sequence[Found]) -> None:
+    for each in taken:
+        name = each.barcode or "a cartridge without a barcode"
+        if each.cartridge is not None:
+            what = f"back again, of the pool {each.cartridge.label.pool}"
+        else:
+            what = "cleans drives" if each.what == "cleaning" else "blank, free for any pool"
+        say(f"{name}  slot {each.slot}  {what}")
+    for each in refused:
+        note(f"{each.barcode or 'a cartridge'} in door {each.slot} is {each.what}: {each.note}")
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """Which cartridges go out: those that are named, or a pool's, or else those that are due."""
+
+    names: tuple[str, ...] = ()
+    pool: str | None = None
+    place: str = ""
+    """Where they will be; empty: as the pool's settings say."""
+    taken: bool = False
+    """Of a virtual library: as if somebody had taken them from the doors."""
+
+
+def send_out(path: str, store_root: str | None, home: str | None, out: Outgoing) -> list[Any]:
+    """Bring cartridges to the export slots; they are told as JSON has them."""
+    with _librarian(library_of(path, store_root, home), "an export") as (library, librarian):
+        state = librarian.state
+        if out.names:
+            wanted = [(find_cartridge(state, name), out.place or "off-site") for name in out.names]
+        else:
+            wanted = _due(state, path, store_root, out)
+        doors = [librarian.send_out(each, place) for each, place in wanted]
+        if out.taken:
+            if library.virtual is None:
+                raise WrongUse("this library is a real one", "take the cartridges out by hand")
+            for door in doors:
+                library.virtual.take_out(door)
+            librarian.take_inventory()
+        return [cartridge_json(state, each) for each, _ in wanted]
+
+
+def export(
+    path: str, store_root: str | None, home: str | None, out: Outgoing, as_json: bool
+) -> None:
+    """As `send_out`, and say it."""
+    done = send_out(path, store_root, home, out)
+    if as_json:
+        print_json(done)
+        return
+    for each in done:
+        where = each["where"]
+        say(f"{each['name']}  {where}" + (f"  take it to {each['note']}" if not out.taken else ""))
+    if not done:
+        say("nothing is due to go out")
+
+
+def _due(
+    state: State, path: str, store_root: str | None, out: Outgoing
+) -> list[tuple[Cartridge, str]]:
+    """The cartridges of a pool, or those whose rotation has come, and where they go."""
+    store = volume_of(path, store_root)
+    settings = required_settings(store)
+    now_ns, uuid = time.time_ns(), store.config.uuid
+    found: list[tuple[Cartridge, str]] = []
+    for pool in settings.pools if out.pool is None else [settings.pool(out.pool)]:
+        weekly = pool.rotation()
+        place = out.place or (pool.rotate.place if pool.rotate else "off-site")
+        if out.pool is not None:
+            going = [
+                each
+                for each in state.cartridges.values()
+                if (each.label.volume_uuid, each.label.pool) == (uuid, pool.name)
+                and each.present
+                and each.archives
+            ]
+        elif weekly is not None:
+            going = to_send_out(state, uuid, pool.name, weekly, now_ns)
+        else:
+            going = []
+        found += [(each, place) for each in going]
+    return found
