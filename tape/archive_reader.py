@@ -13,6 +13,8 @@ from typing import Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from store.errors import KeyMissing
+from store.keys import KeyRing
 from tape.archive_source import PIECE_BYTES, Source
 from tape.archive_writer import MAX_HEAD_BYTES, Written
 from tape.errors import BadArchive, NewerCartridge, NoLabel
@@ -22,6 +24,7 @@ from tape.layout import (
     END_NAME,
     FORMAT_VERSION,
     HEAD_NAME,
+    SEALED_FOLDER,
     SOCKET_FOLDER,
     STATE_NAME,
     ArchiveEnd,
@@ -37,13 +40,14 @@ from tape.pax import (
     read_block,
     read_header,
 )
+from tape.sealing import CHUNK_BYTES, TAG_BYTES, ChunkOpener, check_inside
 from tape.sparse import Area, decode_map
 from tape.tree_names import top_folder
 
 MAX_STATE_BYTES: Final = 64 << 20
 MAX_CATALOGUE_BYTES: Final = 1 << 30
 
-Kind: TypeAlias = Literal["entry", "batch", "state", "catalogue"]
+Kind: TypeAlias = Literal["entry", "batch", "state", "catalogue", "sealed"]
 
 _Document = TypeVar("_Document", ArchiveHead, ArchiveEnd)
 
@@ -109,12 +113,15 @@ class Member:
 class ArchiveReader:
     """One archive from its blocks, which may be cut in any way. The head is read at once.
 
-    NoLabel when what is there is none of ours, NewerCartridge, BadArchive.
+    `ring` opens a sealed one. NoLabel when what is there is none of ours, NewerCartridge,
+    BadArchive.
     """
 
-    def __init__(self, blocks: Iterable[bytes]) -> None:
+    def __init__(self, blocks: Iterable[bytes], ring: KeyRing | None = None) -> None:
         self._source = Source(blocks)
-        self.head = _first_member(self._source)
+        self._ring = ring
+        self.head, self._head_text = _first_member(self._source)
+        """Of a sealed archive what is readable of it: without the settings."""
         self._top = top_folder(self.head.volume_name)
         self._written: Written | None = None
 
@@ -125,7 +132,33 @@ class ArchiveReader:
         return self._written
 
     def members(self) -> Iterator[Member]:
-        """All members but the first and the last. BadArchive at the end if it is not whole."""
+        """All members but the first and the last. BadArchive at the end if it is not whole.
+
+        KeyMissing when the archive is sealed and the ring can't open it.
+        """
+        if not self.head.key_id:
+            yield from self._members()
+            return
+        inside = ArchiveReader(self.opened())
+        check_inside(self.head, inside.head)
+        self.head = msgspec.structs.replace(self.head, settings=inside.head.settings)
+        yield from inside.members()
+
+    def opened(self) -> Iterator[bytes]:
+        """The plain archive in a sealed one, chunk by chunk, verified. KeyMissing, BadArchive."""
+        if self._ring is None:
+            raise KeyMissing(f"the archive is sealed with key {self.head.key_id}")
+        opener = ChunkOpener(self._ring, self.head, self._head_text)
+        sealed: bytes | None = None
+        for member in self._members():
+            if sealed is not None:
+                yield opener.open(sealed, last=False)
+            sealed = member.data(CHUNK_BYTES + TAG_BYTES)
+        if sealed is None:
+            raise BadArchive("a sealed archive with nothing in it")
+        yield opener.open(sealed, last=True)
+
+    def _members(self) -> Iterator[Member]:
         count = 1
         while True:
             before = self._source.size_bytes, self._source.hexdigest()
@@ -139,13 +172,18 @@ class ArchiveReader:
             member.skip()
 
     def check(self) -> Written:
-        """Read to the end and verify."""
-        for _ in self.members():
+        """Read to the end and verify; of a sealed archive that it is what was written, which needs
+        no key."""
+        for _ in self._members():
             pass
         return self.written
 
     def _member(self, header: Header) -> Member:
         name, note = header.name, header.note
+        if self.head.key_id:
+            if not name.startswith(SEALED_FOLDER.encode() + b"/"):
+                raise BadArchive("a sealed archive with something that is not sealed")
+            return Member("sealed", header, b"", self._source)
         if note is not None and self.head.kind == "full":
             return Member("entry", header, self._path_of(header), self._source)
         known: dict[bytes, Kind] = {
@@ -176,7 +214,7 @@ class ArchiveReader:
         return path
 
     def _finish(self, header: Header, count: int, size_bytes: int, digest: str) -> None:
-        end = _document(self._source, header, ArchiveEnd)
+        end, _ = _document(self._source, header, ArchiveEnd)
         if (end.members, end.content_bytes, end.digest) != (count, size_bytes, digest):
             raise BadArchive("the archive is not what its last member says: damaged")
         self._source.rest_is_empty()
@@ -185,10 +223,10 @@ class ArchiveReader:
 
 def read_head(blocks: Iterable[bytes]) -> ArchiveHead:
     """What an archive is, from its beginning; reads no more blocks than that takes."""
-    return _first_member(Source(blocks))
+    return _first_member(Source(blocks))[0]
 
 
-def _first_member(source: Source) -> ArchiveHead:
+def _first_member(source: Source) -> tuple[ArchiveHead, bytes]:
     block = source.read_first(BLOCK_BYTES)
     try:
         header = read_header(block, {})
@@ -215,8 +253,8 @@ class _Version(msgspec.Struct):
     format_version: int
 
 
-def _document(source: Source, header: Header, kind: type[_Document]) -> _Document:
-    """The JSON of the first or last member."""
+def _document(source: Source, header: Header, kind: type[_Document]) -> tuple[_Document, bytes]:
+    """The first or last member, and its text."""
     member = Member("state", header, b"", source)
     text = member.data(MAX_HEAD_BYTES)
     member.skip()
@@ -227,7 +265,7 @@ def _document(source: Source, header: Header, kind: type[_Document]) -> _Documen
                 raise NewerCartridge(
                     f"the archive is of format version {version}; this cdpfs knows {FORMAT_VERSION}"
                 )
-        return msgspec.json.decode(text, type=kind)
+        return msgspec.json.decode(text, type=kind), text
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         name = header.name.decode("utf-8", "backslashreplace")
         raise BadArchive(f"{name} can't be read: {error}") from error

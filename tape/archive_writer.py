@@ -14,7 +14,6 @@ from blake3 import blake3
 from store.volume import Store, config_values
 from tape.errors import ArchiveTooLarge
 from tape.layout import (
-    CATALOGUE_NAME,
     END_NAME,
     HEAD_NAME,
     ArchiveEnd,
@@ -120,10 +119,15 @@ class ArchiveWriter:
         return Written(end, self.size_bytes, self._digest.hexdigest())
 
     def _document(self, name: str, value: ArchiveHead | ArchiveEnd) -> None:
-        text = msgspec.json.format(msgspec.json.encode(value)) + b"\n"
+        text = document(value)
         if len(text) > MAX_HEAD_BYTES:
             raise ArchiveTooLarge(f"{name} of {len(text)} bytes", "shorten volume.toml")
         self.file(name, text)
+
+
+def document(value: ArchiveHead | ArchiveEnd) -> bytes:
+    """The content of the first or last member."""
+    return msgspec.json.format(msgspec.json.encode(value)) + b"\n"
 
 
 def new_head(
@@ -159,15 +163,6 @@ def new_head(
 def printable(path: str) -> str:
     """A path as JSON can have it: surrogates of undecodable bytes as `\\\\udcXX`."""
     return path.encode("utf-8", "backslashreplace").decode()
-
-
-def write_catalogue_archive(
-    head: ArchiveHead, catalogue: bytes, out: Output, *, block_bytes: int
-) -> Written:
-    """An archive of what the library knows."""
-    archive = ArchiveWriter(out, head, block_bytes)
-    archive.file(CATALOGUE_NAME, catalogue)
-    return archive.finish()
 
 
 def rounded(archive_bytes: int, block_bytes: int) -> int:

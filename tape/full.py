@@ -19,12 +19,15 @@ from typing import Final, Self, TypeAlias
 
 from store.errors import StoreError
 from store.journal import Snapshot
+from store.keys import KeyRing
 from store.types import Lsn
 from tape.archive_writer import TRAILER_BYTES, ArchiveWriter, Output, Written, rounded
 from tape.errors import ArchiveTooLarge
 from tape.full_members import MIN_WHOLE_BYTES, Member, MemberMaker, too_large
 from tape.layout import STATE_NAME, ArchiveHead, Cursor
 from tape.pax import BLOCK_BYTES
+from tape.sealed_writer import archive_writer
+from tape.sealing import overhead_bytes
 from tape.tree_names import top_folder
 from tape.tree_walk import TREE_DONE, Spot, TreeWalk
 from timetravel.content import cut_pieces, read_ahead
@@ -41,10 +44,12 @@ _ABOVE_BYTES: Final = 4 << 20
 """Room for the directories that an archive begins with; less in small archives."""
 
 
-def whole_bytes(archive_bytes: int, block_bytes: int) -> int:
+def whole_bytes(archive_bytes: int, block_bytes: int, sealed: bool) -> int:
     """The largest member that fits into any archive; ArchiveTooLarge when that is not enough."""
     limit = rounded(archive_bytes, block_bytes)
     found = limit - TRAILER_BYTES - _HEAD_BYTES - min(_ABOVE_BYTES, limit // 4)
+    if sealed:
+        found -= TRAILER_BYTES + _HEAD_BYTES + overhead_bytes(limit)
     if found < MIN_WHOLE_BYTES:
         raise ArchiveTooLarge(
             f"archives of {archive_bytes} bytes are too small for a full",
@@ -60,17 +65,25 @@ Collect: TypeAlias = Callable[[Snapshot, Lsn], tuple[bytes, Lsn]]
 class FullWriter:
     """The archives of a full of `view`, each by a call of `write`. A context manager.
 
-    An archive is at most `archive_bytes` large. ArchiveTooLarge when that is too small.
+    An archive is at most `archive_bytes` large; ArchiveTooLarge when that is too small. With a
+    ring the archives are sealed, by its newest key.
     """
 
     def __init__(
-        self, view: View, collect: Collect, *, archive_bytes: int, block_bytes: int
+        self,
+        view: View,
+        collect: Collect,
+        *,
+        archive_bytes: int,
+        block_bytes: int,
+        ring: KeyRing | None = None,
     ) -> None:
         self._view = view
         self._collect = collect
         self._block_bytes = block_bytes
         self._limit_bytes = rounded(archive_bytes, block_bytes)
-        self._whole_bytes = whole_bytes(archive_bytes, block_bytes)
+        self._whole_bytes = whole_bytes(archive_bytes, block_bytes, ring is not None)
+        self._ring = ring
         self._readers = ThreadPoolExecutor(_READERS, "read-ahead")
         self._maker: tuple[bytes, MemberMaker] | None = None
         self.lost: list[bytes] = []
@@ -98,7 +111,7 @@ class FullWriter:
         not hold everything yet; StoreError; ArchiveTooLarge when something that can't be cut does
         not fit.
         """
-        archive = ArchiveWriter(out, head, self._block_bytes, self._limit_bytes)
+        archive = archive_writer(out, head, self._block_bytes, self._limit_bytes, self._ring)
         maker = self._maker_for(top_folder(head.volume_name))
         walk = TreeWalk(self._view, cursor)
         for path, state in walk.above():

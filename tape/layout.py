@@ -14,6 +14,9 @@ Kinds of archive:
     log        whole batches of the journal, cdpfs/batches/FIRST-LAST.batch (20 digits each)
     catalogue  cdpfs/catalogue.json: what the library knew when it was written
 
+A sealed archive has the same first and last member, and between them `cdpfs/sealed/NUMBER`: the
+whole plain archive, head and end too, encrypted in chunks (`tape/sealing.py`).
+
 A set is a full at a barrier, in one archive or several, and the log behind it up to a barrier. An
 archive never spans cartridges: one that did not fit is written again, whole, on the next.
 """
@@ -38,6 +41,8 @@ END_NAME: Final = "cdpfs/end.json"
 BATCH_FOLDER: Final = "cdpfs/batches"
 SOCKET_FOLDER: Final = "cdpfs/sockets"
 """Of a full: a member for each socket, which tar itself can't make."""
+SEALED_FOLDER: Final = "cdpfs/sealed"
+"""Of a sealed archive: its members, one for each chunk."""
 STATE_NAME: Final = "cdpfs/state"
 """Of the last archive of a full: what `store.baseline` needs beside the tree."""
 CATALOGUE_NAME: Final = "cdpfs/catalogue.json"
@@ -89,7 +94,9 @@ class ArchiveHead(msgspec.Struct, kw_only=True, frozen=True):
     part: Count = 0
     """Of a full in several archives: which, from 0."""
     key_id: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    """Of a sealed set: which key opens it; empty for none."""
+    """Of a sealed archive: which key opens it; empty for none."""
+    salt: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    """Of a sealed archive: what makes its own key out of that one."""
     settings: dict[str, object] = {}
     """Of a full: what of `volume.toml` a rebuilt store takes over."""
 

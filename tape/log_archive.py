@@ -12,11 +12,14 @@ from typing import Final, NamedTuple
 
 from store.index_rows import BatchPlace
 from store.journal import Journal, Snapshot
+from store.keys import KeyRing
 from store.types import Lsn, TimeNs
-from tape.archive_writer import TRAILER_BYTES, ArchiveWriter, Output, Written, rounded
+from tape.archive_writer import TRAILER_BYTES, Output, Written, rounded
 from tape.errors import ArchiveTooLarge
 from tape.layout import BATCH_FOLDER, ArchiveHead
 from tape.pax import BLOCK_BYTES
+from tape.sealed_writer import archive_writer
+from tape.sealing import overhead_bytes
 
 _HEAD_BYTES: Final = 64 << 10
 """Room for the first member."""
@@ -39,12 +42,20 @@ class LogRange(NamedTuple):
 
 
 def log_range(
-    journal: Journal, first_lsn: Lsn, last_lsn: Lsn, archive_bytes: int, block_bytes: int
+    journal: Journal,
+    first_lsn: Lsn,
+    last_lsn: Lsn,
+    archive_bytes: int,
+    block_bytes: int,
+    *,
+    sealed: bool = False,
 ) -> LogRange | None:
     """The batches from the one that holds `first_lsn` on, as many as fit, and of these none that
     begins behind `last_lsn`. None when the journal has none. ArchiveTooLarge when not one fits."""
     limit = rounded(archive_bytes, block_bytes)
     size = _HEAD_BYTES + TRAILER_BYTES
+    if sealed:
+        size += _HEAD_BYTES + TRAILER_BYTES + overhead_bytes(limit)
     found: LogRange | None = None
     with journal.snapshot() as snapshot:
         for count, place in enumerate(_places(snapshot, first_lsn, last_lsn)):
@@ -69,13 +80,20 @@ def log_range(
 
 
 def write_log_archive(
-    journal: Journal, head: ArchiveHead, out: Output, *, block_bytes: int, barrier_lsn: Lsn
+    journal: Journal,
+    head: ArchiveHead,
+    out: Output,
+    *,
+    block_bytes: int,
+    barrier_lsn: Lsn,
+    ring: KeyRing | None = None,
 ) -> Written:
     """The batches from `head.first_lsn` to `head.last_lsn`, which `log_range` told.
 
-    `barrier_lsn`: the newest barrier in them, 0 for none. DamagedError.
+    `barrier_lsn`: the newest barrier in them, 0 for none. Sealed when there is a ring, by its
+    newest key. DamagedError.
     """
-    archive = ArchiveWriter(out, head, block_bytes)
+    archive = archive_writer(out, head, block_bytes, ring=ring)
     reached, last = Lsn(head.first_lsn - 1), Lsn(head.last_lsn)
     while reached < last:
         # A snapshot that stays open for long would keep the index from reusing its pages.

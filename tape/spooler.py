@@ -16,7 +16,7 @@ import msgspec
 from store.baseline_state import collect_state
 from store.holds import place_hold
 from store.types import Lsn
-from tape.archive_writer import Written, new_head, write_catalogue_archive
+from tape.archive_writer import Written, new_head
 from tape.catalogue import CartridgeClosed, SetClosed, SetOpened
 from tape.catalogue_state import State
 from tape.facts import Barrier, given_back, journal_facts, newest_barrier
@@ -38,6 +38,7 @@ from tape.plan import (
     next_step,
 )
 from tape.robot import Robot
+from tape.sealed_writer import write_catalogue_archive
 from tape.stage import Stage, StageFile
 from tape.supply import Supply
 from tape.work import Work

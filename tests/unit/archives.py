@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from store.journal import Snapshot
+from store.keys import KeyRing
 from store.types import Lsn
 from tape.archive_writer import Written, new_head
 from tape.full import FullWriter
@@ -52,12 +53,14 @@ def full_head(tree: RecordedTree, view: View, part: int = 0) -> ArchiveHead:
 
 
 def full_archives(
-    tree: RecordedTree, view: View, archive_bytes: int = 64 << 20
+    tree: RecordedTree, view: View, archive_bytes: int = 64 << 20, ring: KeyRing | None = None
 ) -> list[tuple[bytes, Written]]:
     """All archives of a full."""
     found: list[tuple[bytes, Written]] = []
     cursor: Cursor | None = None
-    with FullWriter(view, collect, archive_bytes=archive_bytes, block_bytes=BLOCK_BYTES) as writer:
+    with FullWriter(
+        view, collect, archive_bytes=archive_bytes, block_bytes=BLOCK_BYTES, ring=ring
+    ) as writer:
         while True:
             out = io.BytesIO()
             written = writer.write(full_head(tree, view, len(found)), out, cursor)

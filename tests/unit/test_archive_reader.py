@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tape.archive_reader import ArchiveReader, read_head
-from tape.archive_writer import ArchiveWriter, write_catalogue_archive
+from tape.archive_writer import ArchiveWriter
 from tape.errors import BadArchive, BadCartridge, EndOfData, NewerCartridge, NoLabel
 from tape.layout import HEAD_NAME, ArchiveHead
 from tape.pax import Facts, Note, decode_records, encode_records, entry_header, plain_header
+from tape.sealed_writer import write_catalogue_archive
 from tape.sparse import MAX_AREAS, cut_parts, decode_map, encode_map, joined
 from tests.unit.archives import BLOCK_BYTES, blocks_of, full_archives
 from tests.unit.recorded_tree import START_NS, RecordedTree
