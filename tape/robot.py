@@ -288,15 +288,19 @@ class Robot:
 
     # --- putting away ---------------------------------------------------------------------------
 
-    def put_away(self, drive: Drive) -> None:
-        """Bring the cartridge of a drive back into a slot; an empty drive is fine. ChangerJam."""
+    def put_away(self, drive: Drive) -> int:
+        """Bring the cartridge of a drive back into a slot; its number, 0 when the drive is empty.
+
+        ChangerJam.
+        """
         if not self._changer.inventory().drives[drive.number].full:
-            return
+            return 0
         drive.close()
         label = self._labels.pop(drive.number, None)
         slot = self._unload(drive)
         if label is not None:
             self._moved(label, "slot", slot, label.barcode)
+        return slot
 
     def put_all_away(self) -> None:
         """Bring every cartridge back; drives that are dead keep theirs if they must."""

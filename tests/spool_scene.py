@@ -16,7 +16,9 @@ from tape.catalogue_file import CatalogueFile
 from tape.catalogue_state import Cartridge, State
 from tape.library import Library, create_virtual, open_library
 from tape.plan import NS_PER_S, Rest, Rules
+from tape.robot import Hands, Robot
 from tape.run import spool
+from tape.scan import Scan, scan_library
 from tape.work import Work
 from tests.unit.recorded_tree import RecordedTree
 
@@ -78,6 +80,22 @@ class Scene:
                 raise outcome
             rests[pool] = outcome
         return rests
+
+    def scan(self) -> Scan:
+        """Read every cartridge, and put what was found in the place of the books."""
+        with open_library(self.home, "a test") as library:
+            robot = Robot(
+                Hands(
+                    library.changer,
+                    library.drives,
+                    lambda event: None,
+                    self.now_ns,
+                    lambda seconds: None,
+                )
+            )
+            found = scan_library(robot, library, self.now_ns(), lambda text: None)
+            CatalogueFile.replace(library.catalogue, found.state).close()
+        return found
 
     def state(self) -> State:
         """What is on the books."""
