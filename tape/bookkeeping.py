@@ -24,6 +24,7 @@ from tape.catalogue import (
     SetClosed,
     SetOpened,
     Stranger,
+    Verified,
 )
 from tape.catalogue_state import (
     Archive,
@@ -242,6 +243,14 @@ def _archive_bad(event: ArchiveBad, state: State) -> None:
     if not 1 <= event.file < cartridge.next_file:
         raise ImpossibleEvent(f"{cartridge.name} has no archive as file {event.file}")
     cartridge.archives[event.file - 1].bad = event.what or "it can't be read"
+
+
+@_apply.register
+def _verified(event: Verified, state: State) -> None:
+    cartridge = state.cartridge(event.label_id)
+    if not 1 <= event.file < cartridge.next_file:
+        raise ImpossibleEvent(f"{cartridge.name} has no archive as file {event.file}")
+    cartridge.archives[event.file - 1].verified_ns = event.time_ns
 
 
 @_apply.register

@@ -121,6 +121,13 @@ class ArchiveBad(Event, frozen=True, tag="archive-bad"):
     what: Text
 
 
+class Verified(Event, frozen=True, tag="verified"):
+    """An archive that was kept was read again, whole, and was as it was written."""
+
+    label_id: Uuid
+    file: Count
+
+
 class SetClosed(Event, frozen=True, tag="set-closed"):
     """Nothing more comes to the set; retention counts from now. `whole`: its full is finished."""
 
@@ -173,6 +180,7 @@ AnyEvent: TypeAlias = (
     | SetOpened
     | ArchiveKept
     | ArchiveBad
+    | Verified
     | SetClosed
     | CartridgeClosed
     | Recycled

@@ -36,6 +36,8 @@ class Archive(msgspec.Struct, kw_only=True):
     blocks: Count
     digest: Digest
     kept_ns: Count
+    verified_ns: Count = 0
+    """When it was read again last; 0: only when it was written."""
     last_part: bool = False
     next: Cursor | None = None
     barrier_lsn: Count = 0
