@@ -39,14 +39,15 @@ async def test_what_was_sent_and_received_is_counted(
     out, into = read_tcp_info(near), read_tcp_info(far)
     assert out is not None
     assert into is not None
-    assert (out.sent_bytes, out.unsent_bytes, out.received_bytes) == (len(SENT), 0, 0)
+    # TCP sends again what a busy machine acknowledges late, on the loopback interface as well.
+    assert out.sent_bytes - out.retransmitted_bytes == len(SENT)
+    assert (out.unsent_bytes, out.received_bytes) == (0, 0)
     assert (into.sent_bytes, into.received_bytes) == (0, len(SENT))
-    assert out.retransmitted_bytes == 0
     # Opening takes two of our segments, and each full one carries `mss` at most.
     assert out.segments_out >= 2 + len(SENT) // out.mss
     assert into.segments_in == out.segments_out
     assert out.mss > 1000
-    assert out.wire_out_bytes == len(SENT) + out.segments_out * out.header_bytes
+    assert out.wire_out_bytes == out.sent_bytes + out.segments_out * out.header_bytes
     assert out.delivery_bytes_s > 0
 
 
