@@ -12,7 +12,7 @@ from typing import Any
 
 import h11
 import trio
-from hypercorn.events import Closed, Event
+from hypercorn.events import Closed, Event, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
@@ -46,6 +46,9 @@ class _Http1(H11Protocol):
 class Http1Server(TCPServer):
     """Serves one connection, to its end."""
 
+    _left = False
+    """The other end will ask no more."""
+
     async def run(self) -> None:
         """As hypercorn's, but for the choice of protocol."""
         if not await self._shake_hands():
@@ -56,10 +59,18 @@ class Http1Server(TCPServer):
                 self.protocol = self._speak()  # type: ignore[assignment]
                 await self.idle_task.restart(group, self._idle_timeout)
                 await self._read_data()
+                # Else hypercorn keeps the connection for as long as one may be idle.
+                self._left = True
+                await self.idle_task.stop()
         except OSError:
             pass
         finally:
             await self._close()
+
+    async def protocol_send(self, event: Event) -> None:
+        """As hypercorn's; but nobody is waited for who has left."""
+        if not (self._left and isinstance(event, Updated)):
+            await super().protocol_send(event)
 
     async def _shake_hands(self) -> bool:
         """Of TLS; False when it failed."""

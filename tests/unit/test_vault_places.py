@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import httpx
@@ -45,10 +46,36 @@ def test_strangers_of_one_address_leave_room_for_others(tmp_path: Path) -> None:
         for stranger in idle:
             stranger.close()
         with httpx.Client(headers=headers, trust_env=False) as site:
-            while True:
-                try:
-                    answer = site.get(server.url + "/v1/hello")
-                    break
-                except (OSError, httpx.TransportError):
-                    continue  # the vault has not seen yet that the others went
-            assert answer.status_code == 200
+            assert _hello_when_there_is_room(site, server) == 200
+
+
+def test_a_connection_that_was_closed_leaves_its_room_at_once(tmp_path: Path) -> None:
+    VaultRoot.create(tmp_path / "vault")
+    with VaultServer(tmp_path / "vault", Limits(connections=2)) as server:
+        token = server.sites.add("branch", "site")
+        headers = {PROTOCOL_HEADER: str(PROTOCOL), "Authorization": f"Bearer {token}"}
+        for _ in range(8):
+            with httpx.Client(headers=headers, trust_env=False) as site:
+                assert _hello_when_there_is_room(site, server) == 200
+
+
+def test_a_connection_on_which_no_more_will_be_asked_ends_with_its_answer(tmp_path: Path) -> None:
+    VaultRoot.create(tmp_path / "vault")
+    with VaultServer(tmp_path / "vault") as server:
+        token = server.sites.add("branch", "site")
+        head = f"GET /v1/hello HTTP/1.1\r\nHost: x\r\n{PROTOCOL_HEADER}: {PROTOCOL}\r\n"
+        with server.connect() as connection:
+            connection.sendall(f"{head}Authorization: Bearer {token}\r\n\r\n".encode())
+            connection.shutdown(socket.SHUT_WR)
+            said = b""
+            while data := connection.recv(1 << 16):
+                said += data
+    assert said == b"" or said.startswith(b"HTTP/1.1 200")
+
+
+def _hello_when_there_is_room(site: httpx.Client, server: VaultServer) -> int:
+    while True:
+        try:
+            return site.get(server.url + "/v1/hello").status_code
+        except (OSError, httpx.TransportError):
+            continue  # the vault has not seen yet that the others went
