@@ -14,43 +14,26 @@ It knows nothing of where the journal comes from: that is a `JournalSource`.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-import msgspec
+from typing import NamedTuple, Protocol
 
 from replicator.errors import BadShipment, NotEmpty
 from replicator.vault.ingest import LineWriter
 from replicator.wire import Description
-from store.barrier_state import Settings
-from store.barriers import settings_in
 from store.errors import NoSuchVolume, RecoveryUnfinished, VolumeExists
-from store.format import Kind
-from store.journal import Journal, Snapshot
+from store.journal import Journal
 from store.relocation import Relocation, read_relocation, write_relocation
 from store.types import Lsn
-from store.volume import GroupConfig, Store, VolumeConfig, new_config
-from timetravel.head import HeadTracker, head_point
-from timetravel.moment import parse_moment
-from timetravel.place import Place
-from timetravel.rebuild import KnownView, TreePlan, plan_tree
-from timetravel.resolve import ResolvedPoint, resolve
-from timetravel.standing import BarrierSettings
-from timetravel.steps import Failure, Report, carry_out
+from store.volume import Store, VolumeConfig, new_config
+from timetravel.resolve import ResolvedPoint
+from timetravel.revival import revive
+from timetravel.steps import Failure, Report
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, how much of it is done, and how much there is (LSNs, or bytes)."""
-
-_LOOK_AT, _MOST_LOOKED_AT = 4096, 4_000_000
-"""Ops that are looked through for the beginning of the last session."""
-
-_CLOCK_SLACK_NS = 1_000_000_000
-"""The clock of files may be so much behind that of the log."""
 
 _MAY_BE_THERE = frozenset({"lost+found"})
 """In an empty directory: what its file system made itself."""
@@ -219,18 +202,12 @@ class _Recovery:
         if self._note.stage == "fetching":
             self._write(self._note)
             self._fetch()
-        with Journal(self._store) as journal:
-            if self._note.stage == "ready":
-                return Recovered(self._store, self._note, None, Report(), [])
-            _take_over_settings(self._store, journal)
-            if self._note.kept:
-                return self._keep(journal)
-            point = self._point(journal)
-            self._change(stage="restoring", lsn=point.lsn)
-            return self._restore(journal, point)
-
-    def _change(self, **fields: Any) -> None:
-        self._write(msgspec.structs.replace(self._note, **fields))
+        made = revive(
+            self._store,
+            accept_failures=self._wish.accept_failures,
+            progress=lambda done, total: self._progress("restoring", done, total),
+        )
+        return Recovered(self._store, *made)
 
     def _write(self, note: Relocation) -> None:
         self._note = note
@@ -265,66 +242,6 @@ class _Recovery:
                 f"{self._source.name} told of (up to LSN {told})",
                 "check the replica at the vault: cdpfs vault verify; then run it again",
             )
-
-    # --- the tree -------------------------------------------------------------------------------
-
-    def _point(self, journal: Journal) -> ResolvedPoint:
-        """What the tree is to be as of; what was decided once stays."""
-        config = self._store.config
-        settings = BarrierSettings(config.point_limit_s, config.quiet_s)
-        now_ns = time.time_ns()
-        if self._note.lsn:
-            moment = parse_moment(f"@lsn:{self._note.lsn}", now_ns=now_ns, zone=None)
-            return resolve(journal, moment, now_ns=now_ns, settings=settings)
-        if self._wish.at:
-            moment = parse_moment(self._wish.at, now_ns=now_ns, zone=None)
-            return resolve(journal, moment, now_ns=now_ns, settings=settings)
-        with journal.snapshot() as snapshot:
-            head = HeadTracker(settings).advance(snapshot)
-        return head_point(journal, head, settings)
-
-    def _keep(self, journal: Journal) -> Recovered:
-        """The first mount compares the tree with the journal's end."""
-        last = journal.last()
-        assert last is not None
-        ended_ns = max(last.time_ns - _CLOCK_SLACK_NS, 1)
-        self._change(stage="ready", lsn=last.lsn, ended_ns=ended_ns)
-        return Recovered(self._store, self._note, None, Report(), [])
-
-    def _restore(self, journal: Journal, point: ResolvedPoint) -> Recovered:
-        os.makedirs(self._wish.directory, mode=0o700, exist_ok=True)
-        view = KnownView(journal, point.lsn)
-        with Place(os.fsencode(self._wish.directory)) as place:
-            plan: TreePlan = plan_tree(view, place)
-            report = carry_out(view, place, plan.steps, progress=self._bytes_done)
-        if report.ok or (self._wish.accept_failures and not report.stopped):
-            self._change(stage="ready", ended_ns=time.time_ns(), missing=len(plan.missing))
-        return Recovered(self._store, self._note, point, report, plan.missing)
-
-    def _bytes_done(self, done_bytes: int, total_bytes: int, _files: int) -> None:
-        self._progress("restoring", done_bytes, total_bytes)
-
-
-def _take_over_settings(store: Store, journal: Journal) -> None:
-    """What the log says of the volume's settings: those of its barriers, with configured groups."""
-    with journal.snapshot() as snapshot:
-        mount = _newest_mount(snapshot)
-        settings = settings_in(snapshot.payload(mount)) if mount else Settings()
-    groups = [{"name": group.name, "paths": list(group.paths)} for group in settings.groups]
-    with contextlib.suppress(msgspec.ValidationError):  # of a newer cdpfs, perhaps
-        store.config.groups = msgspec.convert(groups, list[GroupConfig])
-        store.save_config()
-
-
-def _newest_mount(snapshot: Snapshot) -> Lsn:
-    """The op that began the last session; 0 if it is too far back."""
-    end = snapshot.indexed_lsn
-    for stop in range(end + 1, max(end + 1 - _MOST_LOOKED_AT, 1), -_LOOK_AT):
-        ops = snapshot.ops(Lsn(max(stop - _LOOK_AT, 1)), Lsn(stop))
-        found = [op.lsn for op in ops if op.kind == Kind.MOUNT and op.length]
-        if found:
-            return found[-1]
-    return Lsn(0)
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:

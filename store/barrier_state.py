@@ -203,6 +203,11 @@ class MachineState(msgspec.Struct, array_like=True):
     """Configured groups by name."""
 
 
+def decode_machine(row: bytes) -> MachineState:
+    """The row of what is not about one group."""
+    return msgspec.msgpack.decode(row, type=MachineState)
+
+
 class Group(NamedTuple):
     """A consistency group, for readers."""
 

@@ -24,9 +24,9 @@ from store.barrier_groups import ACTOR_ROW, FAMILY_ROW, MACHINE_KEY
 from store.barrier_state import (
     FamilyState,
     GroupState,
-    MachineState,
     decode_group,
     decode_group_state,
+    decode_machine,
     decode_point,
     encode_group,
     point_row,
@@ -167,7 +167,7 @@ def _check_group(key: bytes, row: bytes) -> None:
 
 def _check_barrier(key: bytes, row: bytes) -> None:
     if key == MACHINE_KEY:
-        msgspec.msgpack.decode(row, type=MachineState)
+        decode_machine(row)
     elif key[:1] == FAMILY_ROW:
         _number(key[1:])
         msgspec.msgpack.decode(row, type=FamilyState)

@@ -10,7 +10,16 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
-from store.barrier_state import GRADES, Group, Place, decode_group, decode_point
+from store.barrier_groups import MACHINE_KEY
+from store.barrier_state import (
+    GRADES,
+    Group,
+    Place,
+    Settings,
+    decode_group,
+    decode_machine,
+    decode_point,
+)
 from store.barriers import Inference
 from store.baseline_state import Entry
 from store.baseline_state import Kind as Stated
@@ -181,6 +190,11 @@ class PointReader:
     def rows(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """The rows of `groups` or `barriers` as they are, those whose keys begin with `prefix`."""
         return _range(self._txn, getattr(self._tables, table), prefix, prefix)
+
+    def settings(self) -> Settings:
+        """What the newest session said about barriers; defaults when none did."""
+        row = self._txn.get(MACHINE_KEY, db=self._tables.barriers)
+        return Settings() if row is None else decode_machine(row).settings
 
     def group(self, number: Lsn) -> Group | None:
         """One group."""

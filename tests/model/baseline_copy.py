@@ -33,7 +33,8 @@ def batches_from(snapshot: Snapshot, lsn: Lsn) -> list[bytes]:
 
 def new_copy(store: Store, root: Path, **settings: object) -> Store:
     """An empty store for the same volume."""
-    return Store.create(root, new_config("/copy", 1, uuid=store.config.uuid, **settings))
+    directory = str(settings.pop("directory", "/copy"))
+    return Store.create(root, new_config(directory, 1, uuid=store.config.uuid, **settings))
 
 
 def copy_from(store: Store, lsn: Lsn, root: Path) -> Store:
