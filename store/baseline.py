@@ -135,6 +135,8 @@ class BaselineWriter:
         self._lock_fd = lock_fd
         self._segment_bytes = segment_bytes
         self._note = store.root / NOTE_NAME
+        if self._note.exists():
+            durable.make_dir(store.index_dir)  # it may have been cut while it was emptied
         self._appender = Appender(store, segment_bytes)
         self._description: _Description | None = None
         self._last_ns = 0
@@ -362,7 +364,8 @@ def _beginning(at: Op, time_ns: TimeNs, state: State) -> Op:
     if at.time_ns != time_ns:
         raise BaselineError(f"LSN {at.lsn} had the time {at.time_ns}, not {time_ns}")
     head = at.lsn, at.time_ns, int(Kind.BASELINE), 0, state.max_node, int(state.end_lsn), NO_LSN
-    return Op(*head, _hash(b""), b"")
+    mark = bytes(at.payload) if at.kind in (Kind.MARK, Kind.BASELINE) else b""
+    return Op(*head, _hash(mark), mark)
 
 
 def _refuse_fold(ops: list[Op], lsn: Lsn) -> None:

@@ -258,7 +258,7 @@ class Kind(IntEnum):
     CHECKPOINT = 22  # 0; LSN up to which the tree is on disk; `{"boot", "time_ns"}` as JSON
     GAP = 23  # 0; wall time in ns when it began; `ops.Gap`: changes since then went unlogged
     FOLDED = 24  # node; end of a write whose bytes a replica was not sent; nothing, or `ops.Folded`
-    BASELINE = 25  # highest NodeId; LSN up to which groups are stated, or 0; history begins here
+    BASELINE = 25  # highest NodeId; LSN up to which groups are stated, or 0; name of a mark, if any
     BASELINE_ROWS = 26  # 0; 0; entries of `baseline_state`: groups and points at the beginning
 
 

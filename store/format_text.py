@@ -54,6 +54,7 @@ The next batch starts with a BASELINE op without the flag, at LSN L, in place of
 site has there, and goes on with what follows on it in the site's batch. It carries the site's
 digest of that batch, so that the site's next batch follows from it; behind it everything is as at
 the site. Ops there that adopt what was seen at L or before, or bring its content, say nothing new.
+If the site's op at L sets a mark, the BASELINE op has its name as payload.
 """
 
 PAYLOADS = """\

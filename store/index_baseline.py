@@ -21,7 +21,7 @@ from store.index_listing import Change, link_name
 from store.index_lookup import HELD, Lookup
 from store.index_nodes import NodeWriter, adopted_state
 from store.index_points import PointWriter
-from store.index_rows import Baseline
+from store.index_rows import Baseline, mark_row
 from store.ops import Actor, Adopted, Op, begins_history, decode_entry
 from store.types import ROOT, Lsn, NodeId
 
@@ -170,6 +170,9 @@ class BaselineTree:
             raise InconsistentLog(f"groups are stated up to LSN {op.offset}, within a batch")
         self._check_tree()
         self._put(Baseline(op.lsn, op.time_ns, Lsn(op.offset), op.node, whole=True))
+        if op.payload:
+            row = mark_row(op)
+            self._txn.put(key_lsn(op.lsn), row, db=self._tables.marks)
 
     def _check_tree(self) -> None:
         """Every name must be in a directory. Rows of earlier batches are all written."""

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from typing import NamedTuple
 
 from store.batch import BatchHeader
+from store.ops import Op
 from store.types import Lsn, NodeId, TimeNs
 
 
@@ -113,6 +114,11 @@ class FoldSpan(NamedTuple):
     until: Lsn
     writes: int
     points: int
+
+
+def mark_row(op: Op) -> bytes:
+    """The row of a mark."""
+    return op.time_ns.to_bytes(8, "little") + bytes(op.payload)
 
 
 _baseline = struct.Struct("<QQQQ?")

@@ -21,7 +21,7 @@ from store.index_listing import Change, ListingCodec, link_name
 from store.index_lookup import HELD, REMOVED, Lookup
 from store.index_nodes import Node, NodeWriter, adopted_state, new_state
 from store.index_points import PointWriter
-from store.index_rows import BaseState, NodeState, encode_base
+from store.index_rows import BaseState, NodeState, encode_base, mark_row
 from store.ops import (
     RENAME_EXCHANGE,
     SET_ATIME,
@@ -216,8 +216,7 @@ class TreeWriter:
         self._links.append(key_lsn(node), (op.lsn, link_name(directory, name), 0))
 
     def _mark(self, op: Op) -> None:
-        row = op.time_ns.to_bytes(8, "little") + bytes(op.payload)
-        self._txn.put(key_lsn(op.lsn), row, db=self._tables.marks)
+        self._txn.put(key_lsn(op.lsn), mark_row(op), db=self._tables.marks)
 
     def _gap(self, op: Op) -> None:
         row = op.offset.to_bytes(8, "little") + bytes(op.payload)

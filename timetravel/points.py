@@ -70,13 +70,23 @@ def points(
             crash = snapshot.points(since, stop, Grade.CRASH.label)
             if path is not None:
                 crash = _where_changed(journal, path, crash)
+            begin = list(_beginning(snapshot, since, stop))
+            crash = (point for point in crash if not begin or point.lsn > begin[0].lsn)
             gaps = gap_points(snapshot, since, stop)
             folds = fold_points(snapshot, since, stop)
-            every = heapq.merge(every, crash, gaps, folds, key=lambda point: point.lsn)
+            every = heapq.merge(begin, every, crash, gaps, folds, key=lambda point: point.lsn)
         for point in every:
             concerned = groups is None or not point.group or point.group in groups
             if concerned and Grade.of(point.grade) >= grade:
                 yield point
+
+
+def _beginning(snapshot: Snapshot, since: Lsn, stop: Lsn) -> Iterator[Point]:
+    """Where the history of a copy begins, if that is in LSN `[since, stop)`: a crash point."""
+    begin = snapshot.baseline
+    if begin is not None and since <= begin.lsn < stop:
+        reason = "the history of this copy begins here"
+        yield Point(begin.lsn, begin.time_ns, Grade.CRASH.label, Lsn(0), reason, "", Lsn(0))
 
 
 def points_of_path(

@@ -13,7 +13,6 @@ is not: the site still has it and sends it again. Shipments that are held alread
 from __future__ import annotations
 
 import os
-import struct
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,21 +30,18 @@ from replicator.shipment import (
     decode_shipment,
 )
 from store import batch, durable, segment
+from store.appender import Appender
 from store.batch import NO_DIGEST, EncodedBatch, encode_batch
 from store.errors import DamagedError, InconsistentLog, StoreBusy
 from store.format import Flag, Kind
-from store.index import BatchPlace, IndexWriter
 from store.index_rows import ABORTED
 from store.journal import Journal, Snapshot
 from store.ops import Op
 from store.reindex import batch_place, is_torn_end
 from store.scan import ScannedBatch, find_batch, read_batch
-from store.segment import SEGMENT_BYTES, SegmentFile, SegmentWriter, list_segments
+from store.segment import SEGMENT_BYTES, SegmentFile, list_segments
 from store.types import Lsn
 from store.volume import Store, take_lock
-
-MAX_UNCOMMITTED_BYTES: Final = 64 << 20
-"""Batches of a long shipment are committed when they have come to this."""
 
 _OF_COPIES: Final = frozenset({Kind.BASELINE, Kind.BASELINE_ROWS})
 """Ops with which a copy of a volume begins; no history has them."""
@@ -68,13 +64,8 @@ class LineWriter:
     def __init__(self, store: Store, lock_fd: int, segment_bytes: int) -> None:
         self._store = store
         self._lock_fd = lock_fd
-        self._segment_bytes = segment_bytes
-        self._index = IndexWriter(store)
-        self._segments = SegmentWriter(store, segment_bytes)
+        self._appender = Appender(store, segment_bytes)
         self._journal = Journal(store)
-        self._uncommitted_bytes = 0
-        self._standing = False
-        """The segment stands where the index ends."""
 
     @classmethod
     def open(cls, store: Store, segment_bytes: int = SEGMENT_BYTES) -> LineWriter:
@@ -90,7 +81,7 @@ class LineWriter:
             raise
         try:
             writer._adopt_rest()
-            writer._stand()
+            writer._appender.stand()
         except BaseException:
             writer.close()
             raise
@@ -98,16 +89,15 @@ class LineWriter:
 
     def close(self) -> None:
         """Drop what is not committed, and let others write. Closing twice is fine."""
-        self._segments.close()
         self._journal.close()
-        self._index.close()
+        self._appender.close()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
     def position(self) -> tuple[Lsn, bytes]:
         """The LSN that comes next, and the digest of the batch before it (zeros for none)."""
-        return Lsn(self._index.indexed_lsn + 1), self._index.last_digest
+        return self._appender.position()
 
     def take(self, data: bytes) -> None:
         """Make a shipment part of the journal, durable when it returns.
@@ -132,21 +122,16 @@ class LineWriter:
     # --- appending -------------------------------------------------------------------------------
 
     def _append(self, batches: Iterable[ShippedBatch]) -> None:
-        if not self._standing:
-            self._stand()
-        self._standing = False
         try:
-            with closing(encoded_ahead(batches, self._index.last_digest)) as coming:
+            with closing(encoded_ahead(batches, self._appender.position()[1])) as coming:
                 for shipped, encoded in coming:
                     self._write(shipped, encoded)
                     if self._due(shipped):
-                        self._commit()
-            self._commit()
+                        self._appender.commit()
+            self._appender.commit()
         except BaseException:
-            self._index.abort()
-            self._segments.close()
+            self._appender.abort()
             raise
-        self._standing = True
 
     def _due(self, shipped: ShippedBatch) -> bool:
         """Commit behind this batch, though others follow?
@@ -154,61 +139,21 @@ class LineWriter:
         A line's first batch is committed by itself: then an empty index beside batches means that
         the index was lost, and never that a power cut left them so (see `_adopt_rest`).
         """
-        much = self._uncommitted_bytes >= MAX_UNCOMMITTED_BYTES
-        return shipped.ops[0].lsn == 1 or self._segments.full or much
+        return shipped.ops[0].lsn == 1 or self._appender.due
 
     def _write(self, shipped: ShippedBatch, encoded: EncodedBatch) -> None:
-        """One batch to the index, uncommitted, and to the segment.
-
-        The index comes first: what it refuses must not stand in the segment for a moment, where it
-        would be whole and so be taken in after a crash.
-        """
+        """One batch, uncommitted."""
         check_ops(shipped.ops)
         header = encoded.header
         content = header.content_digest if header.folded else NO_DIGEST
         if header.digest != shipped.digest or content != shipped.content:
             raise BadShipment(f"the batch of LSN {header.first_lsn} does not match its digest")
-        first_lsn, offset = self._segments.place_of(header.first_lsn)
-        place = BatchPlace(
-            header.first_lsn,
-            header.last_lsn,
-            header.first_time_ns,
-            header.last_time_ns,
-            first_lsn,
-            offset,
-            header.total_bytes,
-            header.payload_bytes,
-            header.digest,
-        )
-        self._index_batch(shipped.ops, place)
-        self._segments.append(encoded)
-
-    def _index_batch(self, ops: list[Op], place: BatchPlace) -> None:
-        self._index.begin()
         try:
-            self._index.apply(ops, place)
-        except (InconsistentLog, struct.error, OverflowError) as error:
+            self._appender.write(shipped.ops, encoded)
+        except InconsistentLog as error:
             raise BadShipment(
-                f"the batch of LSN {place.first_lsn} can't be indexed: {error}"
+                f"the batch of LSN {header.first_lsn} can't be indexed: {error}"
             ) from error
-        self._uncommitted_bytes += place.total_bytes
-
-    def _commit(self) -> None:
-        """Make everything written durable, in the order that the module's docstring states."""
-        self._segments.sync()
-        self._index.commit()
-        self._uncommitted_bytes = 0
-        if self._segments.full:
-            self._segments.seal()
-
-    def _stand(self) -> None:
-        """Bring the segment to where the index ends; what stands behind is cut off."""
-        self._segments.close()
-        self._segments = SegmentWriter(self._store, self._segment_bytes)
-        self._uncommitted_bytes = 0
-        state = self._index.state
-        self._segments.resume(state.indexed_lsn, state.segment_first_lsn, state.segment_end)
-        self._standing = True
 
     # --- after a crash ---------------------------------------------------------------------------
 
@@ -217,14 +162,17 @@ class LineWriter:
 
         DamagedError, and nothing done, when that end is no crash's doing.
         """
-        if not self._index.indexed_lsn:
+        if not self._appender.index.indexed_lsn:
             for _ in self._rest():  # the index may have been lost: look at everything first
                 pass
         for file, found, ops in self._rest():
-            self._index_batch(ops, batch_place(found))
-            if self._uncommitted_bytes >= MAX_UNCOMMITTED_BYTES:
+            try:
+                self._appender.take_in(ops, batch_place(found))
+            except InconsistentLog as error:
+                raise BadShipment(f"LSN {ops[0].lsn} can't be indexed: {error}") from error
+            if self._appender.due:
                 self._commit_adopted(file)
-        if self._uncommitted_bytes:
+        if self._appender.uncommitted:
             self._commit_adopted(file)
 
     def _commit_adopted(self, file: SegmentFile) -> None:
@@ -235,12 +183,12 @@ class LineWriter:
         finally:
             durable.close_file(fd)
         durable.fsync_dir(self._store.segments_dir)
-        self._index.commit()
-        self._uncommitted_bytes = 0
+        self._appender.commit_index()
 
     def _rest(self) -> Iterator[tuple[SegmentFile, ScannedBatch, list[Op]]]:
         """What stands beyond the index's end, as far as it is whole."""
-        state, end = self._index.state, (self._index.indexed_lsn, self._index.last_digest)
+        index = self._appender.index
+        state, end = index.state, (index.indexed_lsn, index.last_digest)
         for file in list_segments(self._store):
             if file.last_lsn is not None and file.last_lsn <= state.indexed_lsn:
                 continue

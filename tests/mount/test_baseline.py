@@ -171,4 +171,5 @@ def test_a_copy_that_lacks_what_belongs_to_it_is_not_mounted(site: Site) -> None
         )
     volume = Volume.of(copy, site.base / "short.log")
     answer = volume.try_mount()
+    volume.close()
     assert "is known to go on to LSN" in str(answer), answer

@@ -11,6 +11,8 @@ from replicator.outgoing import Outgoing
 from replicator.plan import Lost, Send, UpToDate
 from replicator.vault.ingest import LineWriter
 from replicator.wire import Position
+from store import baseline_state
+from store.baseline_state import collect_state
 from store.errors import (
     StoreError,
 )
@@ -199,3 +201,41 @@ def test_a_vault_that_lacks_what_lies_before_is_told_so(tmp_path: Path) -> None:
             assert outgoing.next_step(at) == Lost(held + 1, middle.last_lsn + 1)
         with pytest.raises(StoreError, match="the history of this copy begins at LSN"):
             outgoing.build(1, 1)
+
+
+# --- points and marks ----------------------------------------------------------------------------
+
+
+def test_points_begin_with_the_beginning(site: Site, tmp_path: Path) -> None:
+    copy = site.copy(tmp_path / "copy")
+    with Journal(copy) as journal:
+        first, *rest = points(journal)
+        assert (first.lsn, first.reason) == (site.lsn, "the history of this copy begins here")
+        every = points(site.tree.journal)
+        assert rest == [p for p in every if p.lsn > site.lsn or (p.lsn == site.lsn and p.group)]
+
+
+def test_a_mark_at_the_beginning_is_kept(site: Site, tmp_path: Path) -> None:
+    with site.tree.journal.snapshot() as snapshot:
+        [(name, lsn, time_ns)] = snapshot.marks()
+    copy = copy_from(site.store, lsn, tmp_path / "copy")
+    second = copy_from(copy, lsn, tmp_path / "second")
+    for store in (copy, second):
+        reindex(store)
+        with Journal(store) as journal:
+            assert journal.marks() == [(name, lsn, time_ns)]
+            moment = parse_moment(f"@mark:{name}", now_ns=site.tree.clock_ns, zone=None)
+            assert resolve(journal, moment, now_ns=site.tree.clock_ns).lsn == lsn
+
+
+def test_without_what_was_known_of_groups_points_are_inferred_anew(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baseline_state, "MAX_STATE_BYTES", 100)
+    with site.tree.journal.snapshot() as snapshot:
+        assert collect_state(snapshot, site.lsn).end_lsn == 0
+    copy = site.copy(tmp_path / "copy")
+    assert verify(copy).findings == []
+    with Journal(copy) as journal:
+        assert [group.first_lsn for group in journal.groups()] >= [site.lsn]
+        assert [version.actor for version in history(journal, b"d/f")][1] is not None

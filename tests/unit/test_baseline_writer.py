@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from store import baseline, batch
+from store import baseline, batch, durable
 from store.baseline import NOTE_NAME, BaselineWriter
 from store.baseline_state import collect_state, decode_state
 from store.batch import decode_header, encode_batch
@@ -27,6 +29,7 @@ from store.reindex import reindex
 from store.segment import list_segments
 from store.types import NO_NODE, ROOT, Lsn, NodeId, TimeNs
 from store.verify import verify
+from store.volume import Store
 from tests.model.baseline_copy import batches_from, new_copy
 from tests.unit.baseline_site import Site, described, directory, file, made_site
 from tests.unit.recorded_tree import RecordedTree, capture_view
@@ -294,3 +297,67 @@ def test_ops_of_copies_are_no_ops_of_a_site(site: Site, tmp_path: Path) -> None:
         strange = [ops[0]._replace(flags=int(Flag.BASELINE)), *ops[1:]]
         with pytest.raises(BaselineError):
             writer.append(encode_batch(strange, header.previous).data)
+
+
+# --- cut anywhere ---------------------------------------------------------------------------------
+
+
+class CutError(Exception):
+    """The process ends here."""
+
+
+CUTS = ("create_file", "fdatasync", "fsync_dir", "commit", "unlink", "drop_tree", "make_dir",
+        "rename", "write_file_atomically", "pwrite_all")  # fmt: skip
+
+
+def test_a_copy_that_is_cut_at_any_step_can_be_made_anew_or_gone_on_with(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baseline, "BATCH_OPS", 3)
+    left = 0
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if not left:
+                raise CutError
+            return function(*args)
+
+        return call
+
+    for name in CUTS:
+        monkeypatch.setattr(durable, name, counted(getattr(durable, name)))
+    begun_before_the_end = 0
+    for step in range(1, 1000):
+        left = 0
+        copy = new_copy(site.store, tmp_path / f"copy-{step}")
+        left = step
+        try:
+            go_on(site, copy)
+        except CutError:
+            left = 0
+            begun_before_the_end += go_on(site, copy)
+        else:
+            break
+        assert verify(copy).findings == [], step
+        with Journal(copy) as journal:
+            assert capture_view(View(journal, site.lsn)) == site.then
+            assert capture_view(View(journal, site.tree.lsn)) == site.tree.capture()
+        shutil.rmtree(copy.root)
+    assert step > 20
+    assert 0 < begun_before_the_end < step - 1
+
+
+def go_on(site: Site, copy: Store) -> bool:
+    """Make a copy, from where an earlier run ended; whether that one had begun."""
+    with BaselineWriter.open(copy, segment_bytes=700) as writer:
+        begun = writer.begun
+        if not begun:
+            first, *_ = described(site, writer)
+            writer.finish(first)
+        with site.tree.journal.snapshot() as snapshot:
+            for place in snapshot.batches(writer.position()[0]):
+                writer.append(snapshot.batch_bytes(place))
+        writer.commit()
+    return begun
