@@ -143,6 +143,7 @@ def code_of_class(kind: type[Exception]) -> ExitCode:
     return next(_BY_CLASS[base] for base in kind.__mro__ if base in _BY_CLASS)
 
 
+_MODULES = (fsd.errors, store.errors, timetravel.errors, replicator.errors, tape.errors)
 _BY_WORD = {"busy": ExitCode.BUSY, "permissionerror": ExitCode.PERMISSION}
 
 
@@ -151,7 +152,7 @@ def _code_of_kind(kind_name: str, otherwise: ExitCode) -> ExitCode:
     word = kind_name.replace("_", "").lower()
     if word in _BY_WORD:
         return _BY_WORD[word]
-    for module in (fsd.errors, store.errors, timetravel.errors, replicator.errors):
+    for module in _MODULES:
         for name, kind in vars(module).items():
             if name.lower() == word and isinstance(kind, type) and issubclass(kind, Exception):
                 return code_of_class(kind)

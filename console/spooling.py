@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from console.control import STATUS_TIMEOUT_S, connect_if_mounted
-from console.errors import ConsoleError
+from console.errors import ConsoleError, DaemonError
 from console.exit_codes import ExitCode
 from console.output import note, print_json, say, size_text, time_text
 from console.volumes import volume_of
@@ -85,7 +85,7 @@ def _wait(
         if names <= there and said.get("state") == "idle":
             return
         if said.get("error") and _tries(said) != before:
-            raise ConsoleError(str(said["error"]), str(said.get("hint") or ""))
+            raise _failure(said)
         if deadline is not None and time.monotonic() >= deadline:
             raise ConsoleError(
                 f"the time is up: not all is on tape yet ({said.get('state')})",
@@ -94,6 +94,12 @@ def _wait(
             )
         show(said)
         time.sleep(LOOK_S)
+
+
+def _failure(said: dict[str, Any]) -> DaemonError:
+    """What the spooler says went wrong, with the exit code of its kind."""
+    hint = str(said.get("hint") or "see how it is: cdpfs tape status")
+    return DaemonError(str(said["error"]), hint, kind=str(said.get("kind") or ""))
 
 
 def _tries(said: dict[str, Any] | None) -> tuple[object, object]:
@@ -129,7 +135,7 @@ def _in_this_process(store: Store) -> None:
         trio.run(_run_and_show, process)
         status = process.status
     if status.error:
-        raise ConsoleError(status.error, status.hint)
+        raise _failure({"error": status.error, "hint": status.hint, "kind": status.kind})
 
 
 async def _run_and_show(process: SpoolerProcess) -> None:

@@ -26,7 +26,7 @@ from tape.catalogue_state import Cartridge, State
 from tape.changer import Element
 from tape.choice import is_cleaning
 from tape.errors import NoSuchCartridge
-from tape.librarian import Found, Librarian, find_cartridge
+from tape.librarian import NO_ROOM, Found, Librarian, find_cartridge
 from tape.library import Library
 from tape.settings import TapeSettings, load_settings
 from tape.shopping import to_send_out
@@ -170,7 +170,8 @@ def retire(home: Path, names: Sequence[str], reason: str, lost: bool, as_json: b
 
 
 def take_in(home: Path, blank: int, cartridges: Sequence[str], as_json: bool) -> None:
-    """Bring in what lies in the import slots. Exit code MEDIA when some of it is no good."""
+    """Bring in what lies in the import slots. Exit codes: MEDIA when some of it is no good,
+    LIBRARY when there is no room for it."""
     with _librarian(home, "an import") as (library, librarian):
         if blank or cartridges:
             _put_in(library, blank, cartridges)
@@ -186,6 +187,13 @@ def take_in(home: Path, blank: int, cartridges: Sequence[str], as_json: bool) ->
         _say_taken(taken, refused)
         if not taken and not refused:
             say("the import slots are empty")
+    crowded = [each for each in refused if each.note == NO_ROOM]
+    if crowded and len(crowded) == len(refused):
+        raise ConsoleError(
+            f"{len(crowded)} cartridges found no free storage slot",
+            "take others out: cdpfs tape export BARCODE",
+            code=ExitCode.LIBRARY,
+        )
     if refused:
         names = ", ".join(each.barcode or f"slot {each.slot}" for each in refused)
         raise ConsoleError(

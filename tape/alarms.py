@@ -36,7 +36,9 @@ def free_cartridges(state: State, cleaning_prefix: str) -> int:
         each.scratch and each.place in ("slot", "drive") for each in state.cartridges.values()
     )
     unread = sum(
-        each.finding in ("blank", "unknown") and not is_cleaning(each.barcode, cleaning_prefix)
+        each.finding in ("blank", "unknown")
+        and not each.door
+        and not is_cleaning(each.barcode, cleaning_prefix)
         for each in state.strangers.values()
     )
     return scratch + unread

@@ -116,6 +116,7 @@ def _stranger(event: Stranger, state: State) -> None:
         barcode=event.barcode,
         slot=event.slot,
         finding=event.finding,
+        door=event.door,
         note=event.note,
         seen_ns=event.time_ns,
     )

@@ -64,6 +64,8 @@ class Stranger(Event, frozen=True, tag="stranger"):
     barcode: Barcode
     slot: Count
     finding: Finding
+    door: bool = False
+    """Its slot is an import/export slot."""
     note: Text = ""
     """What was read on it, for people."""
 

@@ -165,6 +165,7 @@ class StrangerFacts(msgspec.Struct, kw_only=True):
     barcode: Barcode
     slot: Count
     finding: Finding
+    door: bool = False
     note: Text = ""
     seen_ns: Count = 0
 

@@ -159,7 +159,9 @@ class Chooser:
             else:
                 why = retention.why_cartridge_kept(each) or "of no use just now"
             reasons[why] = reasons.get(why, 0) + 1
-        strangers = len(self._state.strangers)
+        strangers = sum(
+            each.finding not in ("unknown", "blank") for each in self._state.strangers.values()
+        )
         if strangers:
             reasons["without a label of this library"] = strangers
         told = "; ".join(f"{count}: {why}" for why, count in reasons.items())

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from tape.catalogue import (
     NO_VOLUME,
@@ -48,6 +48,8 @@ from tape.layout import Label
 from tape.library import Library
 from tape.retention import Retention
 from tape.robot import Hands, Robot
+
+NO_ROOM: Final = "no storage slot is free"
 
 What = Literal["known", "cleaning"] | Finding
 
@@ -160,12 +162,19 @@ class Librarian:
         ] or [each for each in inventory.slots if each.full and each.barcode == element.barcode]
         return fit[0].number if fit else element.number
 
-    def _note(self, slot: int, barcode: str, finding: Finding, note: str) -> None:
+    def _note(
+        self, slot: int, barcode: str, finding: Finding, note: str, door: bool = False
+    ) -> None:
         known = self.state.strangers.get(slot)
         if known is None or (known.barcode, known.finding) != (barcode, finding):
             self._catalogue.append(
                 Stranger(
-                    time_ns=self._now_ns(), barcode=barcode, slot=slot, finding=finding, note=note
+                    time_ns=self._now_ns(),
+                    barcode=barcode,
+                    slot=slot,
+                    finding=finding,
+                    door=door,
+                    note=note,
                 )
             )
 
@@ -174,29 +183,38 @@ class Librarian:
     def take_in(self) -> tuple[list[Found], list[Found]]:
         """Bring in what lies in the import slots: what was taken in, and what was not.
 
-        What is no good stays in its door. ChangerJam, also when there is no room.
+        What is no good, or finds no room, stays in its door. ChangerJam.
         """
         taken, refused = [], []
         for door in self._changer.inventory().doors:
             if not door.full:
                 continue
-            self._need_room()
-            if is_cleaning(door.barcode, self._prefix):
-                slot = self._free_slots()[0]
-                self._changer.transfer(door.number, slot)
-                taken.append(Found(slot, door.barcode, "cleaning"))
+            if not self._free_slots():
+                refused.append(Found(door.number, door.barcode, "unknown", note=NO_ROOM))
                 continue
-            found = self.identify(door)
-            clash = self._clash(found)
-            if found.what in ("known", "blank") and not clash:
+            found, why_not = self._take_in(door)
+            if why_not is None:
                 taken.append(found)
-                continue
-            if found.slot != door.number:
-                self._changer.transfer(found.slot, door.number)
-            self._note(found.slot, found.barcode, "gone", "")
-            self._note(door.number, found.barcode, _finding(found), clash or found.note)
-            refused.append(found._replace(slot=door.number, note=clash or found.note))
+            else:
+                refused.append(found._replace(slot=door.number, note=why_not))
         return taken, refused
+
+    def _take_in(self, door: Element) -> tuple[Found, str | None]:
+        """Bring in what lies in a door; why it is back there, if it is no good."""
+        if is_cleaning(door.barcode, self._prefix):
+            slot = self._free_slots()[0]
+            self._changer.transfer(door.number, slot)
+            return Found(slot, door.barcode, "cleaning"), None
+        found = self.identify(door)
+        clash = self._clash(found)
+        if found.what in ("known", "blank") and not clash:
+            return found, None
+        if found.slot != door.number:
+            self._changer.transfer(found.slot, door.number)
+            self._note(found.slot, found.barcode, "gone", "")
+        why_not = clash or found.note
+        self._note(door.number, found.barcode, _finding(found), why_not, door=True)
+        return found, why_not
 
     def _clash(self, found: Found) -> str:
         """A blank cartridge with the barcode of another one would be taken for it for ever."""
@@ -206,12 +224,6 @@ class Librarian:
         if not claims:
             return ""
         return f"another cartridge has the barcode {found.barcode} already"
-
-    def _need_room(self) -> None:
-        if not self._free_slots():
-            raise ChangerJam(
-                "no storage slot is free", "take cartridges out: cdpfs tape export BARCODE"
-            )
 
     def _free_slots(self) -> list[int]:
         return [each.number for each in self._changer.inventory().slots if not each.full]

@@ -13,6 +13,7 @@ from store.errors import StoreError
 from tape.archive_writer import printable
 from tape.catalogue import AnyEvent, Attached, Moved
 from tape.errors import TapeError
+from tape.inventory import take_inventory
 from tape.plan import Rest, Rules
 from tape.robot import Hands, Robot
 from tape.spooler import Spooler
@@ -62,7 +63,7 @@ def spool(
     work: Work,
     rules: Sequence[Rules],
     goals: Mapping[str, int | None],
-    keep_ns: Mapping[str, int],
+    keep_ns: dict[str, int],
 ) -> dict[str, Rest | TapeError | StoreError | OSError]:
     """Have each pool do what is due, or reach its goal; why it rests, or what kept it from it.
 
@@ -75,6 +76,7 @@ def spool(
     _say_how_long(work, keep_ns)
     # A run that was killed may have left cartridges in the drives.
     robot.put_all_away()
+    take_inventory(work.library, work.catalogue, work.now_ns())
     for each in rules:
         try:
             found[each.pool] = spooler.run(each, goals.get(each.pool))
@@ -87,11 +89,11 @@ def spool(
     return found
 
 
-def _say_how_long(work: Work, keep_ns: Mapping[str, int]) -> None:
+def _say_how_long(work: Work, keep_ns: dict[str, int]) -> None:
     """The books say how long this volume's pools keep a set: others recycle by them too."""
     config, state = work.store.config, work.catalogue.state
     known = state.volumes.get(config.uuid)
-    if known is not None and known.keep_ns == keep_ns:
+    if known is not None and known.attached and known.keep_ns | keep_ns == known.keep_ns:
         return
     work.catalogue.append(
         Attached(

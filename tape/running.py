@@ -136,6 +136,7 @@ class SpoolerProcess:
             return False
         goal = wanted.lsn if wanted is not None else None
         found = self._watch.pools(settings, goal)
+        self._status.alarms = self._watch.alarms(settings)
         if not any(due for _, due in found):
             self._status.pools = [status for status, _ in found]
             self._succeeded(wanted)
@@ -179,6 +180,7 @@ class SpoolerProcess:
     ) -> bool:
         """Say what a run came to; is everything that is wanted on tape?"""
         found = self._watch.pools(settings, goal)
+        self._status.alarms = self._watch.alarms(settings)
         errors: dict[str, Failure] = {
             pool: error for pool, error in outcome.items() if not isinstance(error, Rest)
         }
@@ -218,6 +220,7 @@ class SpoolerProcess:
     def _succeeded(self, wanted: Wanted | None) -> None:
         status = self._status
         status.state, status.error, status.hint, status.retry_ns = "idle", "", "", None
+        status.kind = ""
         self._pause_s = 0.0
         if wanted is not None:
             drop_wanted(self._store.root, wanted)
@@ -227,7 +230,7 @@ class SpoolerProcess:
         log.info("%s; %s", error, _hint(error))
         status = self._status
         status.state = "refused" if state == "refused" else "waiting"
-        status.error, status.hint = str(error), _hint(error)
+        status.error, status.kind, status.hint = str(error), type(error).__name__, _hint(error)
         status.failures += 1
         self._pause_s = min(max(self._pause_s * 2, FIRST_PAUSE_S), LONGEST_PAUSE_S)
         status.retry_ns = time.time_ns() + int(self._pause_s * NS_PER_S)

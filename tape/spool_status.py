@@ -63,6 +63,8 @@ class SpoolStatus(msgspec.Struct, kw_only=True):
     archives: int = 0
     """Kept by this process."""
     error: str = ""
+    kind: str = ""
+    """Of the error: the name of its class."""
     hint: str = ""
     failures: int = 0
     """Runs of this process that ended with an error."""

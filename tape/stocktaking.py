@@ -68,9 +68,9 @@ class _Stocktaking:
                 self._events.append(self._moved(cartridge, place, element.number))
         elif place != "drive" and not self._looked_at(element):
             self._unread.append(element)
-            self._seen_anew(element)
+            self._seen_anew(element, place == "door")
 
-    def _seen_anew(self, element: Element) -> None:
+    def _seen_anew(self, element: Element, door: bool) -> None:
         stranger = self._state.strangers.get(element.number)
         if stranger is None or stranger.barcode != element.barcode:
             self._events.append(
@@ -79,6 +79,7 @@ class _Stocktaking:
                     barcode=element.barcode,
                     slot=element.number,
                     finding="unknown",
+                    door=door,
                 )
             )
 

@@ -13,10 +13,12 @@ from typing import Final
 from store.journal import Journal
 from store.types import Lsn
 from store.volume import Store
+from tape.alarms import library_alarms
 from tape.catalogue_file import read_catalogue
 from tape.catalogue_state import State
 from tape.facts import journal_facts
 from tape.library import CATALOGUE_NAME
+from tape.library import load_settings as load_library
 from tape.plan import NS_PER_S, JournalFacts, Rest, Rules, covered_lsn, next_step
 from tape.reach import reach_of
 from tape.rules import rules_of
@@ -61,6 +63,11 @@ class Watch:
                 status.rests, status.until_ns = step.reason, step.until_ns
             found.append((status, not isinstance(step, Rest)))
         return found
+
+    def alarms(self, settings: TapeSettings) -> list[str]:
+        """What of the library a person should look at. TapeError."""
+        prefix = load_library(Path(settings.library)).cleaning_prefix
+        return library_alarms(self.state(settings), settings.min_scratch, prefix, time.time_ns())
 
     def time_of(self, lsn: int) -> int:
         """When an op was; 0 when the journal does not hold it."""

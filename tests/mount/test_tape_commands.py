@@ -1,0 +1,71 @@
+"""A person's commands with a library whose volume is mounted and in use."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from console.exit_codes import ExitCode
+from tests.commandline import RING, ProtectedTree
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[ProtectedTree]:
+    tree = ProtectedTree(tmp_path)
+    tree.run("protect", str(tree.tree), "--store", str(tmp_path / "store"), *RING)
+    yield tree
+    tree.end()
+
+
+def write(tree: ProtectedTree, name: str) -> None:
+    Path(tree.path(name)).write_text(name * 100)
+
+
+def test_a_volume_goes_out_and_comes_back_with_nothing_but_commands(tree: ProtectedTree) -> None:
+    library, directory = str(tree.top / "library"), str(tree.tree)
+    tree.run(
+        "tape", "create-library", library, "--slots", "4", "--drives", "1",
+        "--capacity", "64M", "--cartridges", "0",
+    )  # fmt: skip
+    tree.run("tape", "attach", directory, "--library", library, "--copies", "onsite,offsite")
+    write(tree, "one")
+    failed = tree.run("tape", "spool", directory, code=ExitCode.NO_SCRATCH)
+    assert b"cdpfs tape import" in failed.stderr
+    assert any("0 free cartridges" in each for each in tree.json("status", directory)["alarms"])
+
+    tree.run("tape", "import", directory, "--blank", "3")
+    tree.run("tape", "spool", directory)
+    status = tree.json("tape", "status", directory)
+    assert [pool["usable"] for pool in status["volume"]["pools"]] == [True, True]
+    assert all(pool["hold"] == pool["barrier_lsn"] for pool in status["volume"]["pools"])
+    assert (status["free_cartridges"], status["alarms"]) == (1, [])
+    assert not tree.json("status", directory)["alarms"]
+
+    (out,) = tree.json("tape", "export", "--dir", directory, "--pool", "offsite")
+    assert (out["place"], out["pool"]) == ("door", "offsite")
+    assert tree.json("tape", "status", directory)["take_out"] == [out["name"]]
+    write(tree, "two")
+    tree.run("tape", "spool", directory)
+    pools = {p["pool"]: p for p in tree.json("tape", "status", directory)["volume"]["pools"]}
+    assert [each["closed"] is None for each in pools["offsite"]["sets"]] == [False, True]
+    assert len(pools["onsite"]["sets"]) == 1, "the pools are independent of each other"
+
+    (again,) = tree.json("tape", "import", directory)["taken"]
+    assert (again["what"], again["label_id"]) == ("known", out["label_id"])
+    tree.run("tape", "detach", directory)
+    assert tree.json("status", directory)["holds"] == {}
+    assert tree.json("status", directory)["tape"] is None
+    assert (
+        b"has no tape library" in tree.run("tape", "status", directory, code=ExitCode.USAGE).stderr
+    )
+    kept = tree.json("tape", "status", "--library", library)
+    assert len([each for each in kept["cartridges"] if each["archives"]]) == 3
+
+
+def test_nothing_goes_out_before_its_time(tree: ProtectedTree) -> None:
+    library, directory = str(tree.top / "library"), str(tree.tree)
+    tree.run("tape", "create-library", library, "--slots", "4", "--capacity", "64M")
+    tree.run("tape", "attach", directory, "--library", library, "--copies", "offsite")
+    write(tree, "one")
+    tree.run("tape", "spool", directory)
+    assert tree.json("tape", "export", "--dir", directory) == [], "nothing is due yet"
