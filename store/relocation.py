@@ -1,4 +1,4 @@
-"""A volume made anew on another machine from a replica of its journal: what its store says of that.
+"""A volume made anew from a replica of its journal or from cartridges: what its store says of that.
 
 Duty: one note in the store's folder, `relocation.json`, from the beginning of the recovery until
 the first mount has taken the new tree over. While it is there and not `ready`, the store can't be
@@ -32,6 +32,8 @@ class Relocation(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """Where the journal comes from, for people."""
     line: str
     """The line of history that is gone on with."""
+    command: str = "cdpfs replicate recover"
+    """What makes the store, and goes on with it."""
     at: str = ""
     """The moment asked for; empty for the visible head."""
     lsn: _Count = 0
@@ -53,7 +55,7 @@ def read_relocation(store: Store) -> Relocation | None:
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:
-        raise StoreError(f"{path} can't be read: {error}", _go_on(store)) from error
+        raise StoreError(f"{path} can't be read: {error}", _go_on(store, None)) from error
 
 
 def write_relocation(store: Store, note: Relocation) -> None:
@@ -73,7 +75,7 @@ def refuse_unfinished(store: Store) -> None:
     if note is not None and note.stage != "ready":
         raise RecoveryUnfinished(
             f"the recovery of {store.config.directory} from {note.source} is not finished",
-            _go_on(store),
+            _go_on(store, note),
         )
 
 
@@ -83,13 +85,14 @@ def refuse_short(store: Store, indexed: Lsn) -> None:
         raise RecoveryUnfinished(
             f"the journal ends at LSN {indexed}, but the volume was recovered up to LSN "
             f"{store.config.foreign_lsn}",
-            _go_on(store),
+            _go_on(store, read_relocation(store)),
         )
 
 
-def _go_on(store: Store) -> str:
+def _go_on(store: Store, note: Relocation | None) -> str:
+    command = note.command if note is not None else "cdpfs replicate recover"
     return (
-        "run the same `cdpfs replicate recover` again: it goes on where it was; to begin anew, "
+        f"run the same `{command}` again: it goes on where it was; to begin anew, "
         f"remove {store.root} and empty the directory first"
     )
 

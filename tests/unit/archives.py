@@ -11,7 +11,7 @@ from store.journal import Snapshot
 from store.keys import KeyRing
 from store.types import Lsn
 from tape.archive_writer import Written, new_head
-from tape.full import FullWriter
+from tape.full import Collect, FullWriter
 from tape.layout import ArchiveHead, Cursor, Label
 from tests.unit.recorded_tree import START_NS, RecordedTree
 from timetravel.view import View
@@ -32,7 +32,7 @@ LABEL = Label(
 )
 
 
-def collect(_snapshot: Snapshot, lsn: Lsn) -> tuple[bytes, Lsn]:
+def stated(_snapshot: Snapshot, lsn: Lsn) -> tuple[bytes, Lsn]:
     """In place of what the store collects."""
     return STATE, Lsn(lsn + 7)
 
@@ -53,7 +53,11 @@ def full_head(tree: RecordedTree, view: View, part: int = 0) -> ArchiveHead:
 
 
 def full_archives(
-    tree: RecordedTree, view: View, archive_bytes: int = 64 << 20, ring: KeyRing | None = None
+    tree: RecordedTree,
+    view: View,
+    archive_bytes: int = 64 << 20,
+    ring: KeyRing | None = None,
+    collect: Collect = stated,
 ) -> list[tuple[bytes, Written]]:
     """All archives of a full."""
     found: list[tuple[bytes, Written]] = []
