@@ -104,12 +104,26 @@ def create_library(
     block_size: Annotated[
         str, typer.Option(metavar="SIZE", help="Of what is written at once.")
     ] = "256K",
+    changer: Annotated[
+        str | None,
+        typer.Option(metavar="NODE", help="A real library: its changer, such as /dev/sg3."),
+    ] = None,
+    drive: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NODE", help="Its drives in the changer's order: /dev/nst0, ..."),
+    ] = None,
+    changer_script: Annotated[
+        str | None, typer.Option(metavar="F", help="Another program to move cartridges with.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a virtual library: cartridges and drives that are folders on a disk."""
-    from console.tape_attaching import LibraryWishes
+    """Make a virtual library, whose cartridges are folders on a disk, or describe a real one."""
+    from console.tape_attaching import LibraryWishes, describe_library
     from console.tape_attaching import create_library as run
 
+    if changer or drive or changer_script:
+        describe_library(home, changer, drive or [], changer_script, block_size, as_json)
+        return
     wishes = LibraryWishes(slots, doors, drives, capacity, block_size, cartridges, cleaning)
     run(home, wishes, as_json)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,13 @@ from tape.catalogue import AnyEvent, Attached, Detached, Recycled, SetClosed
 from tape.catalogue_file import CatalogueFile
 from tape.catalogue_state import State
 from tape.inventory import take_inventory
-from tape.library import CATALOGUE_NAME, Library, create_virtual, open_library
+from tape.library import (
+    CATALOGUE_NAME,
+    Library,
+    create_real,
+    create_virtual,
+    open_library,
+)
 from tape.settings import (
     PoolSettings,
     TapeSettings,
@@ -68,6 +74,32 @@ def create_library(home: str, wishes: LibraryWishes, as_json: bool) -> None:
         block_bytes=parse_size(wishes.block_size),
         cartridges=wishes.cartridges,
         cleaning_cartridges=wishes.cleaning,
+    )
+    CatalogueFile.create(place / CATALOGUE_NAME).close()
+    tell_library(place, settings.uuid, as_json)
+
+
+def describe_library(
+    home: str,
+    changer: str | None,
+    drives: Sequence[str],
+    script: str | None,
+    block_size: str,
+    as_json: bool,
+) -> None:
+    """Make a folder the home of a real library; its cartridges stay as they are. WrongUse."""
+    if not changer or not drives:
+        raise WrongUse(
+            "a real library has a changer and drives",
+            "name both: --changer /dev/sg3 --drive /dev/nst0; `lsscsi -g` lists them",
+        )
+    place = Path(os.path.abspath(home))
+    settings = create_real(
+        place,
+        changer=os.path.abspath(changer),
+        drives=[os.path.abspath(drive) for drive in drives],
+        changer_script=os.path.abspath(script) if script else "",
+        block_bytes=parse_size(block_size),
     )
     CatalogueFile.create(place / CATALOGUE_NAME).close()
     tell_library(place, settings.uuid, as_json)
