@@ -20,6 +20,8 @@ import trio
 
 from store.errors import StoreBusy, StoreError
 from store.journal import Journal
+from store.key_file import read_key_file
+from store.keys import KeyRing
 from store.volume import Store, take_lock
 from tape.catalogue_file import CatalogueFile
 from tape.errors import BadSettings, TapeError
@@ -164,6 +166,7 @@ class SpoolerProcess:
                 library,
                 catalogue,
                 settings.archive_bytes_for(library.capacity_bytes),
+                ring=_ring(settings),
                 tally=self._tally,
                 check=self._check,
             )
@@ -284,3 +287,8 @@ def is_running(store: Store) -> bool:
     except StoreBusy:
         return True
     return False
+
+
+def _ring(settings: TapeSettings) -> KeyRing | None:
+    """What seals the sets, as the key file has it now. BadKeyFile: nothing is written unsealed."""
+    return read_key_file(Path(settings.seal.key_file)) if settings.seal.key_file else None

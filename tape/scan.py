@@ -109,8 +109,8 @@ def _read_cartridge(drive: Drive, label: Label, element: Element) -> Read:
 
 
 def _through(reader: ArchiveReader, read: Read) -> Written:
-    """Read an archive to its end; a catalogue is kept."""
-    if reader.head.kind == "catalogue":
+    """Read an archive to its end; a catalogue that is not sealed is kept."""
+    if reader.head.kind == "catalogue" and not reader.head.key_id:
         for member in reader.members():
             if member.kind == "catalogue":
                 data = member.data(MAX_CATALOGUE_BYTES)

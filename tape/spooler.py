@@ -197,7 +197,11 @@ class Spooler:
 
         def write(file: StageFile) -> Written:
             with FullWriter(
-                view, collect_state, archive_bytes=work.archive_bytes, block_bytes=block_bytes
+                view,
+                collect_state,
+                archive_bytes=work.archive_bytes,
+                block_bytes=block_bytes,
+                ring=work.ring,
             ) as writer:
                 return writer.write(head, file, step.cursor)
 
@@ -213,6 +217,7 @@ class Spooler:
             Lsn(step.goal_lsn),
             work.archive_bytes,
             block_bytes,
+            sealed=work.ring is not None,
         )
         assert found is not None, "the journal has what the plan asks for"
         head = self._head(
@@ -230,7 +235,12 @@ class Spooler:
 
         def write(file: StageFile) -> Written:
             return write_log_archive(
-                work.journal, head, file, block_bytes=block_bytes, barrier_lsn=Lsn(barrier_lsn)
+                work.journal,
+                head,
+                file,
+                block_bytes=block_bytes,
+                barrier_lsn=Lsn(barrier_lsn),
+                ring=work.ring,
             )
 
         written = self._stage.make(found.archive_bytes, write)
@@ -248,7 +258,11 @@ class Spooler:
 
         def write(file: StageFile) -> Written:
             return write_catalogue_archive(
-                head, known, file, block_bytes=work.library.settings.block_bytes
+                head,
+                known,
+                file,
+                block_bytes=work.library.settings.block_bytes,
+                ring=work.ring,
             )
 
         work.tally.doing = f"leaving the catalogue on {cartridge.name}"

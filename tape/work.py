@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from store.journal import Journal
+from store.keys import KeyRing
 from store.volume import Store
 from tape.catalogue_file import CatalogueFile
 from tape.library import Library
@@ -37,6 +38,8 @@ class Work:
     library: Library
     catalogue: CatalogueFile
     archive_bytes: int
+    ring: KeyRing | None = None
+    """Seals what is written; None: it is not sealed."""
     now_ns: Callable[[], int] = time.time_ns
     sleep: Callable[[float], None] = time.sleep
     """Lets so many seconds go by."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from store.keys import KeyRing
 from tape.catalogue_file import CatalogueFile
 from tape.catalogue_state import Cartridge, State
 from tape.library import Library, create_virtual, open_library
@@ -36,6 +37,7 @@ class Scene:
         self.home = base / "library"
         self.now_ns: Callable[[], int] = time.time_ns
         self.keep_ns = 30 * 86400 * NS_PER_S
+        self.ring: KeyRing | None = None
         create_virtual(self.home, capacity_bytes=capacity_bytes, block_bytes=BLOCK_BYTES, **library)
         CatalogueFile.create(self.home / "catalogue").close()
 
@@ -68,6 +70,7 @@ class Scene:
                 wrap(library),
                 catalogue,
                 ARCHIVE_BYTES,
+                self.ring,
                 now_ns=self.now_ns,
                 cut=cut,
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from store.holds import read_holds
+from store.keys import KeyRing, SealingKey
 from tape.plan import covered_lsn
 from tape.reach import reach_of
 from tests.spool_scene import Scene
@@ -36,6 +37,22 @@ def test_a_run_brings_the_whole_journal_onto_cartridges(scene: Scene) -> None:
     assert len(state.cartridges_of(tape_set)) > 1  # it spans
     for cartridge in state.cartridges.values():
         assert cartridge.place == "slot"
+
+
+def test_a_sealed_set_says_nothing_of_what_is_in_it(scene: Scene) -> None:
+    scene.ring = KeyRing(b"c" * 32, (SealingKey(b"k" * 32, 1),))
+    scene.tree.write(b"the-secret-name", b"secret content " * 9_000)
+    scene.tree.commit()
+    scene.spool()
+    check_whole(scene)
+    assert scene.scan().state.sets.keys() == scene.state().sets.keys()
+    found = 0
+    for cartridge in scene.state().cartridges.values():
+        for file in (scene.home / "cartridges" / cartridge.barcode).iterdir():
+            data = file.read_bytes()
+            assert b"secret" not in data
+            found += b"cdpfs/sealed/" in data
+    assert found >= 3  # the full, the log, the catalogue
 
 
 class Cut(BaseException):
