@@ -15,6 +15,7 @@ nothing: whatever cut it short, `start` begins anew. From then on, what is commi
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from types import TracebackType
 from typing import Final, Self
@@ -73,7 +74,9 @@ class _Description:
         """There are enough ops for a batch."""
         return self._bytes >= BATCH_BYTES or len(self.ops) >= BATCH_OPS
 
-    def add(self, kind: Kind, node: NodeId, offset: int, payload: bytes = b"") -> None:
+    def add(
+        self, kind: Kind, node: NodeId, offset: int, payload: bytes = b"", flags: int = 0
+    ) -> None:
         """One more op. They lie right before the beginning in time, too."""
         if self._next >= self.lsn:
             raise BaselineTooLong(
@@ -82,19 +85,20 @@ class _Description:
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise BaselineError(f"node {node} has {len(payload)} bytes of attributes")
         time_ns = TimeNs(self.time_ns - self.lsn + self._next)
-        head = Lsn(self._next), time_ns, int(kind), int(Flag.BASELINE), node, offset, NO_LSN
+        flags |= int(Flag.BASELINE)
+        head = Lsn(self._next), time_ns, int(kind), flags, node, offset, NO_LSN
         self.ops.append(Op(*head, _hash(payload), payload))
         self._next += 1
         self._bytes += len(payload)
 
-    def add_node(self, node: NodeId, adopted: Adopted) -> None:
+    def add_node(self, node: NodeId, adopted: Adopted, flags: int) -> None:
         """Its extended attributes are in ops of their own if all of them together are too long."""
         payload = adopted.encode()
         if len(payload) <= MAX_PAYLOAD_BYTES:
-            self.add(Kind.ADOPT, node, self.lsn, payload)
+            self.add(Kind.ADOPT, node, self.lsn, payload, flags)
             return
-        bare = {field: getattr(adopted, field) for field in Adopted.__dataclass_fields__}
-        self.add(Kind.ADOPT, node, self.lsn, Adopted(**{**bare, "xattrs": ()}).encode())
+        bare = dataclasses.replace(adopted, xattrs=())
+        self.add(Kind.ADOPT, node, self.lsn, bare.encode(), flags)
         for name, value in adopted.xattrs:
             self.add(Kind.SETXATTR, node, len(name), name + value)
 
@@ -228,13 +232,14 @@ class BaselineWriter:
         assert self._description is not None, "start first"
         return self._description
 
-    def node(self, node: NodeId, adopted: Adopted) -> None:
+    def node(self, node: NodeId, adopted: Adopted, *, lost: bool = False) -> None:
         """A node with one of its names (the root has none) and all of its attributes.
 
-        `links` and `size_bytes` as they were; `inode` does not count.
+        `links` and `size_bytes` as they were; `inode` does not count. `lost`: of a file, some of
+        its content was never captured, so that chunks without any data are no holes.
         """
         self._described.end_data()
-        self._described.add_node(node, adopted)
+        self._described.add_node(node, adopted, int(Flag.LOST) if lost else 0)
         self._flush_full()
 
     def name(self, node: NodeId, parent: NodeId, name: bytes) -> None:

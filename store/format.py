@@ -273,6 +273,7 @@ class Flag(IntFlag):
     UNLOGGED = 32  # with EXTERNAL: made through the mount, in a gap of the log
     SYNCHRONOUS = 32  # of WRITE: through O_SYNC or O_DSYNC, durable when it returned
     BASELINE = 64  # describes what there was where the history of a copy begins
+    LOST = 4  # of ADOPT with BASELINE: chunks without any content were never captured, not empty
 
 
 INDEX_VERSION = 3

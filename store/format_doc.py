@@ -243,7 +243,8 @@ def _kinds() -> str:
 
 def _flags() -> str:
     comments = comments_of(Flag)
-    rows = [(str(flag.value), f"`{flag.name}`", comments[str(flag.name)]) for flag in Flag]
+    named = Flag.__members__.items()  # with those that share a bit
+    rows = [(str(flag.value), f"`{name}`", comments[name]) for name, flag in named]
     return _rows(("bit", "name", "meaning"), rows)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from store.baseline_state import decode_entries
 from store.errors import InconsistentLog
-from store.format import Flag, Kind, key_lsn, key_name_lsn
+from store.format import Flag, Kind, key_lsn, key_name_lsn, key_node_lsn
 from store.index_content import ContentWriter
 from store.index_env import ACTOR_PREFIX, BASELINE_KEY, Tables, Transaction
 from store.index_history import HistoryWriter
@@ -21,7 +21,7 @@ from store.index_listing import Change, link_name
 from store.index_lookup import HELD, Lookup
 from store.index_nodes import NodeWriter, adopted_state
 from store.index_points import PointWriter
-from store.index_rows import Baseline, mark_row
+from store.index_rows import Baseline, BaseState, encode_base, mark_row
 from store.ops import Actor, Adopted, Op, begins_history, decode_entry
 from store.types import ROOT, Lsn, NodeId
 
@@ -117,10 +117,15 @@ class BaselineTree:
         adopted = Adopted.decode(op.payload)
         if self._nodes.find(op.node) is not None:
             raise InconsistentLog(f"node {op.node} is described twice")
+        if op.flags & Flag.LOST and not stat.S_ISREG(adopted.mode):
+            raise InconsistentLog(f"node {op.node} has no content that could be lost")
         if bool(adopted.parent) == (op.node == ROOT):
             raise InconsistentLog(f"node {op.node} has no place in the tree")
         state = adopted_state(op.node, self._lsn, adopted)._replace(inode=0)
         self._nodes.add(state, self._lsn, complete=stat.S_ISDIR(state.mode))
+        if op.flags & Flag.LOST:
+            base = encode_base(BaseState(self._lsn, adopted.size_bytes, complete=False))
+            self._txn.put(key_node_lsn(op.node, self._lsn), base, db=self._tables.bases)
         for name, value in adopted.xattrs:
             self._put_xattr(op.node, name, value)
         if adopted.parent:

@@ -344,9 +344,7 @@ class Lookup:
 
     def region_based(self, node: int, since: int, region: int) -> bool:
         """Whether the base content of a region is there."""
-        self.rows_visited += 1
-        key = key_extent(node, since, region, since)
-        return self._txn.get(key, db=self._tables.extents) is not None
+        return self._floor(self._tables.extents, key_extent(node, since, region, since)) is not None
 
 
 def _number(data: bytes) -> int:

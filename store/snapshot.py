@@ -346,7 +346,8 @@ class Snapshot:
     def _missing(self, node: NodeId, generation: int, region: int) -> StoreError:
         if generation == self._floor:
             return NeverCaptured(
-                f"content chunk {region} of node {node}: it had no name where this copy begins"
+                f"content chunk {region} of node {node} is not in this copy: it had never been "
+                "captured, or the file had no name where the copy begins"
             )
         newest = self._lookup.base(node)
         if newest is None or newest.since == generation:

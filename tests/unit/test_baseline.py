@@ -12,20 +12,22 @@ from replicator.plan import Lost, Send, UpToDate
 from replicator.vault.ingest import LineWriter
 from replicator.wire import Position
 from store import baseline_state
+from store.baseline import BaselineWriter
 from store.baseline_state import collect_state
 from store.errors import (
+    NeverCaptured,
     StoreError,
 )
 from store.format import Kind
 from store.index_rows import BatchPlace
 from store.journal import Journal
 from store.reindex import reindex
-from store.types import Lsn
+from store.types import NO_NODE, ROOT, Lsn, NodeId
 from store.verify import verify
 from store.volume import Store
-from tests.model.baseline_copy import copy_from
+from tests.model.baseline_copy import batches_from, copy_from, new_copy
 from tests.model.tree_walk import walk_tree
-from tests.unit.baseline_site import Site, made_site
+from tests.unit.baseline_site import Site, directory, file, made_site
 from tests.unit.recorded_tree import RecordedTree, capture_view
 from tests.unit.shipping import make_history, make_vault, same_history
 from timetravel.deleted import search_deleted
@@ -33,6 +35,7 @@ from timetravel.errors import MomentBeforeProtection
 from timetravel.history import Event, history
 from timetravel.moment import parse_moment
 from timetravel.points import points
+from timetravel.rebuild import KnownView
 from timetravel.resolve import resolve
 from timetravel.view import View
 
@@ -239,3 +242,26 @@ def test_without_what_was_known_of_groups_points_are_inferred_anew(
     with Journal(copy) as journal:
         assert [group.first_lsn for group in journal.groups()] >= [site.lsn]
         assert [version.actor for version in history(journal, b"d/f")][1] is not None
+
+
+def test_content_that_was_never_captured_does_not_come_back_as_zeros(
+    site: Site, tmp_path: Path
+) -> None:
+    copy = new_copy(site.store, tmp_path / "copy")
+    view = View(site.tree.journal, site.lsn)
+    with site.tree.journal.snapshot() as snapshot, BaselineWriter.open(copy) as writer:
+        first = batches_from(snapshot, site.lsn)[0]
+        writer.start(site.lsn, view.time_ns)
+        writer.node(ROOT, directory(NO_NODE, b""))
+        writer.node(NodeId(700), file(ROOT, b"part", 3 << 20), lost=True)
+        writer.data(NodeId(700), 1 << 20, b"here")
+        writer.finish(first)
+    assert verify(copy).findings == []
+    with Journal(copy) as journal:
+        view = KnownView(journal, site.lsn)
+        part = view.walk(b"part")
+        assert view.read(part.node, 1 << 20, 6) == b"here\0\0"
+        for start in (0, 2 << 20):
+            with pytest.raises(NeverCaptured, match="is not in this copy"):
+                view.read(part.node, start, 1)
+        assert view.lacks_content(part)
