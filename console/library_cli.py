@@ -194,11 +194,33 @@ def status(
     library: LibraryOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
+    prometheus: Annotated[
+        bool, typer.Option("--prometheus", help="Print metrics, for node_exporter's textfiles.")
+    ] = False,
 ) -> None:
     """What is on tape and how old, which cartridge is where, and what needs a person."""
     from console.tape_status import show_status
 
-    show_status(directory, store, library, as_json)
+    show_status(directory, store, library, as_json, prometheus)
+
+
+@app.command("shopping-list")
+def shopping_list(
+    directory: Directory = ".",
+    at: Annotated[
+        str, typer.Option("--at", metavar="M", help="A time or an LSN; else the newest barrier.")
+    ] = "",
+    pool: Annotated[
+        str | None, typer.Option(metavar="POOL", help="Of this pool only, such as offsite.")
+    ] = None,
+    library: LibraryOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Which cartridges a restore needs, and where they are."""
+    from console.tape_shopping import shopping_list as run
+
+    run(directory, store, library, at, pool, as_json)
 
 
 @app.command()

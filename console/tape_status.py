@@ -36,14 +36,20 @@ from tape.settings import PoolSettings, TapeSettings, load_settings
 from tape.shopping import shopping_text, to_bring_back
 
 
-def show_status(path: str, store_root: str | None, home: str | None, as_json: bool) -> None:
+def show_status(
+    path: str, store_root: str | None, home: str | None, as_json: bool, prometheus: bool = False
+) -> None:
     """Print how it stands: of a library, and of the volume that `path` lies in."""
     place = library_of(path, store_root, home)
     store = _volume(path, store_root, home)
     library = load_library(place)
     state = read_catalogue(place / CATALOGUE_NAME)
     gathered = _gather(place, library, state, store)
-    if as_json:
+    if prometheus:
+        from console.tape_metrics import metrics_text
+
+        print(metrics_text(gathered), end="")
+    elif as_json:
         print_json(gathered)
     else:
         _show(gathered, state)

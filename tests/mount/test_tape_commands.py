@@ -44,6 +44,13 @@ def test_a_volume_goes_out_and_comes_back_with_nothing_but_commands(tree: Protec
     (out,) = tree.json("tape", "export", "--dir", directory, "--pool", "offsite")
     assert (out["place"], out["pool"]) == ("door", "offsite")
     assert tree.json("tape", "status", directory)["take_out"] == [out["name"]]
+    needed = tree.json("tape", "shopping-list", directory, "--pool", "offsite")
+    assert [each["cartridge"]["name"] for each in needed["read"]] == [out["name"]]
+    assert needed["bring"] == []
+    tree.run("tape", "shopping-list", directory, "--at", "@lsn:1", code=ExitCode.NO_MOMENT)
+    metrics = tree.run("tape", "status", directory, "--prometheus").stdout.decode()
+    assert 'cdpfs_tape_free_cartridges{library="' in metrics
+    assert 'cdpfs_tape_usable{pool="offsite",volume="' in metrics
     write(tree, "two")
     tree.run("tape", "spool", directory)
     pools = {p["pool"]: p for p in tree.json("tape", "status", directory)["volume"]["pools"]}
