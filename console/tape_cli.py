@@ -51,3 +51,18 @@ def calibrate(
     from console.tape_calibrate import calibrate as run
 
     run(Path(library).absolute(), cartridge, drive, size, as_json)
+
+
+@app.command("open")
+def open_archive(
+    key_file: Annotated[
+        str, typer.Option("--key-file", metavar="F", help="The keys with which it was sealed.")
+    ],
+    archive: Annotated[
+        str | None, typer.Argument(metavar="ARCHIVE", help="As dd read it; else standard input.")
+    ] = None,
+) -> None:
+    """Turn a sealed archive into the plain one in it, on standard output, for tar."""
+    from console.tape_opening import open_sealed as run
+
+    run(archive, key_file)

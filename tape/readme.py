@@ -36,6 +36,8 @@ what the archive is. This lists them all:
                        on, of one "set_id". They may go on on the next cartridge.
   "kind": "log"        changes after that, for cdpfs only
   "kind": "catalogue"  what the library knew, for cdpfs only
+  "key_id"             if it is not empty, the archive is sealed. Without the key file or
+                       its backup nobody can read it; with it, see SEALED ARCHIVES.
 
 GETTING THE FILES BACK WITH tar
 
@@ -65,6 +67,13 @@ on. When all parts are there, this puts them together, with owner, mode and time
         done
         mv "$first" "$name"; touch -r /tmp/f "$name"; touch -r /tmp/d "$d"
     done
+
+SEALED ARCHIVES
+
+With cdpfs, and the key file (or a new one from the backup on paper: cdpfs key
+import-backup), a sealed archive becomes a plain one:
+
+    dd if=$T bs={block_bytes} | cdpfs tape open --key-file KEY >archive.tar
 
 WITH cdpfs
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from console.exit_codes import ExitCode
 from store.errors import KeyMissing
 from store.key_file import create_key_file
 from store.keys import KeyRing, SealingKey
@@ -27,6 +27,7 @@ from tape.log_archive import log_range, write_log_archive
 from tape.opening import open_archive
 from tape.sealed_writer import archive_writer, write_catalogue_archive
 from tape.sealing import CHUNK_BYTES, ChunkOpener, ChunkSealer, sealed_head
+from tests.commandline import run_cdpfs
 from tests.mount.fingerprint import assert_equal, fingerprint
 from tests.unit.archives import BLOCK_BYTES, SET_ID, blocks_of, full_archives, untar
 from tests.unit.recorded_tree import START_NS, RecordedTree
@@ -215,16 +216,15 @@ def test_chunks_open_in_their_order_alone() -> None:
 
 def test_the_command_opens_an_archive_for_tar(tmp_path: Path) -> None:
     ring = create_key_file(tmp_path / "key")
-    out = io.BytesIO()
-    write_catalogue_archive(HEAD, b"known", out, block_bytes=BLOCK_BYTES, ring=ring)
-    command = [sys.executable, "-m", "tape.opening", tmp_path / "key"]
-    done = subprocess.run(command, input=out.getvalue(), capture_output=True, check=True)
+    create_key_file(tmp_path / "other")
+    with (tmp_path / "sealed.tar").open("wb") as out:
+        write_catalogue_archive(HEAD, b"known", out, block_bytes=BLOCK_BYTES, ring=ring)
+    arguments = ["tape", "open", str(tmp_path / "sealed.tar"), "--key-file"]
+    done = run_cdpfs(*arguments, str(tmp_path / "key"))
     listed = subprocess.run(["tar", "-tf", "-"], input=done.stdout, capture_output=True, check=True)
     assert b"cdpfs/catalogue.json" in listed.stdout
-    create_key_file(tmp_path / "other")
-    command[-1] = tmp_path / "other"
-    failed = subprocess.run(command, input=out.getvalue(), capture_output=True, check=False)
-    assert failed.returncode == 1 and b"key file lacks" in failed.stderr and not failed.stdout
+    failed = run_cdpfs(*arguments, str(tmp_path / "other"), code=ExitCode.PERMISSION)
+    assert b"key file lacks" in failed.stderr and not failed.stdout
 
 
 def test_a_plain_archive_is_not_opened() -> None:
