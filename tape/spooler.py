@@ -9,6 +9,7 @@ does the step again; it never leaves out one. Blocking; one thread; it has the l
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 
 import msgspec
@@ -203,7 +204,13 @@ class Spooler:
                 block_bytes=block_bytes,
                 ring=work.ring,
             ) as writer:
-                return writer.write(head, file, step.cursor)
+                made = writer.write(head, file, step.cursor)
+                if writer.lost:
+                    log.warning(
+                        "content that was never captured is zeros on tape: %s",
+                        ", ".join(repr(os.fsdecode(path)) for path in writer.lost),
+                    )
+                return made
 
         written = self._stage.make(work.archive_bytes, write)
         self._keeper.keep(rules.pool, head, written, tape_set.base_time_ns)
