@@ -7,18 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from replicator.errors import BadShipment
 from replicator.outgoing import Outgoing
 from replicator.plan import Lost, Send, UpToDate
+from replicator.shipment import ShippedBatch
 from replicator.vault.ingest import LineWriter
 from replicator.wire import Position
 from store import baseline_state
 from store.baseline import BaselineWriter
 from store.baseline_state import collect_state
+from store.batch import NO_DIGEST, encode_batch
 from store.errors import (
     NeverCaptured,
     StoreError,
 )
-from store.format import Kind
+from store.format import Flag, Kind
 from store.index_rows import BatchPlace
 from store.journal import Journal
 from store.reindex import reindex
@@ -28,6 +31,7 @@ from store.volume import Store
 from tests.model.baseline_copy import batches_from, copy_from, new_copy
 from tests.model.tree_walk import walk_tree
 from tests.unit.baseline_site import Site, directory, file, made_site
+from tests.unit.held_ops import make_op
 from tests.unit.recorded_tree import RecordedTree, capture_view
 from tests.unit.shipping import make_history, make_vault, same_history
 from timetravel.deleted import search_deleted
@@ -265,3 +269,42 @@ def test_content_that_was_never_captured_does_not_come_back_as_zeros(
             with pytest.raises(NeverCaptured, match="is not in this copy"):
                 view.read(part.node, start, 1)
         assert view.lacks_content(part)
+
+
+def test_a_file_without_a_name_at_the_beginning_is_no_hindrance(tmp_path: Path) -> None:
+    tree = RecordedTree(tmp_path)
+    tree.write(b"open", b"content")
+    tree.write(b"other", b"here")
+    node = tree.node(b"open")
+    tree.remove(b"open")
+    tree.commit()
+    begin = tree.lsn
+    tree.log(Kind.WRITE, node, 3, b"more")
+    tree.log(Kind.TRUNCATE, node, 1 << 21)
+    tree.commit()
+    tree.log(Kind.LINK, node, ROOT, b"back")
+    tree.commit()
+    copy = copy_from(tree.store, begin, tmp_path / "copy")
+    assert verify(copy).findings == []
+    with Journal(copy) as journal:
+        assert [name for name, _ in View(journal, begin).entries(ROOT)] == [b"other"]
+        view = View(journal, tree.lsn)
+        assert view.walk(b"back").node == node
+        with pytest.raises(NeverCaptured, match="no name where the copy begins"):
+            view.read(node, 0, 8)
+        assert view.read(view.walk(b"other").node, 0, 8) == b"here"
+    tree.close()
+
+
+@pytest.mark.parametrize("kind", [Kind.BASELINE, Kind.BASELINE_ROWS, Kind.ADOPT])
+def test_a_vault_takes_no_beginning_of_a_copy_from_a_site(tmp_path: Path, kind: Kind) -> None:
+    site = make_history(tmp_path / "site", rounds=1)
+    _, replica = make_vault(tmp_path, site)
+    flags = int(Flag.BASELINE) if kind is Kind.ADOPT else 0
+    op = make_op(1, 1000, int(kind), flags, 1, 5, b"")
+    encoded = encode_batch([op], NO_DIGEST)
+    writer = LineWriter.open(replica)
+    with pytest.raises(BadShipment):
+        writer.add([ShippedBatch([op], encoded.header.digest)])
+    assert writer.position()[0] == 1
+    writer.close()
