@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from console import library_cli
-from console.options import Directory, JsonOption, StoreOption
+from console.library_cli import LibraryOption, VolumeDirectory
+from console.options import Directory, Exact, JsonOption, Limit, StoreOption
 
 app = typer.Typer(
     name="tape",
@@ -66,3 +67,136 @@ def open_archive(
     from console.tape_opening import open_sealed as run
 
     run(archive, key_file)
+
+
+VolumeName = Annotated[
+    str,
+    typer.Option(
+        "--volume", metavar="V", help="Which volume, by name or UUID, if the library has several."
+    ),
+]
+PoolOption = Annotated[
+    str, typer.Option("--pool", metavar="P", help="From this pool only, such as offsite.")
+]
+OpeningKeyFile = Annotated[
+    str, typer.Option("--key-file", metavar="F", help="The key file, if the set is sealed.")
+]
+
+
+@app.command()
+def scan(
+    library: Annotated[str, typer.Option("--library", metavar="L", help="The library's folder.")],
+    store: Annotated[
+        str | None,
+        typer.Option("--store", metavar="S", help="Make this store from the best set, too."),
+    ] = None,
+    volume: VolumeName = "",
+    pool: PoolOption = "",
+    at: Annotated[
+        str, typer.Option("--at", metavar="M", help="With --store: a moment that it must hold.")
+    ] = "",
+    directory: Annotated[
+        str,
+        typer.Option("--directory", metavar="DIR", help="Where the tree is to be, if elsewhere."),
+    ] = "",
+    key_file: OpeningKeyFile = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Read every cartridge and write the books anew; nothing but the cartridges is needed."""
+    from pathlib import Path
+
+    from console.tape_restoring import Chosen
+    from console.tape_restoring import scan as run
+
+    chosen = Chosen(Path(library).absolute(), volume, pool, at, key_file)
+    raise typer.Exit(run(chosen, store, directory, as_json))
+
+
+@app.command()
+def restore(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="In the volume.")],
+    *,
+    to: Annotated[str, typer.Option("--to", metavar="DEST", help="Put it there.")],
+    library: Annotated[str, typer.Option("--library", metavar="L", help="The library's folder.")],
+    at: Annotated[
+        str,
+        typer.Option("--at", metavar="M", help="The moment; the newest whole one if left away."),
+    ] = "",
+    volume: VolumeName = "",
+    pool: PoolOption = "",
+    key_file: OpeningKeyFile = "",
+    scratch: Annotated[
+        str,
+        typer.Option(
+            "--scratch", metavar="DIR", help="A disk with room for the set; that of DEST."
+        ),
+    ] = "",
+    exact: Exact = False,
+    limit: Limit = None,
+    companions: Annotated[
+        bool | None,
+        typer.Option(
+            "--with-companions/--alone",
+            help="With the files that belong to it, such as a database's journal, or without.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that are at DEST already.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a file or a tree back from cartridges; says first which have to be brought."""
+    from pathlib import Path
+
+    from console.restoring import Request
+    from console.tape_restoring import Chosen
+    from console.tape_restoring import restore as run
+
+    chosen = Chosen(Path(library).absolute(), volume, pool, at, key_file)
+    request = Request(path, at, to, None, exact, companions, overwrite, limit_s=limit)
+    raise typer.Exit(run(chosen, request, scratch, as_json))
+
+
+@app.command()
+def verify(
+    barcodes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="BARCODE...", help="Of these only; else of all."),
+    ] = None,
+    directory: VolumeDirectory = ".",
+    library: LibraryOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read cartridges again and compare, those first that were read longest ago."""
+    from console.tape_moving import library_of
+    from console.tape_restoring import verify as run
+
+    raise typer.Exit(run(library_of(directory, store, library), barcodes or [], as_json))
+
+
+@app.command()
+def load(
+    barcode: Annotated[str, typer.Argument(metavar="BARCODE", help="Or its label's id.")],
+    directory: VolumeDirectory = ".",
+    library: LibraryOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Bring a cartridge into a drive and wait until it is ready."""
+    from console.tape_moving import library_of
+    from console.tape_restoring import load as run
+
+    run(library_of(directory, store, library), barcode)
+
+
+@app.command()
+def unload(
+    directory: VolumeDirectory = ".",
+    library: LibraryOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Bring what is in the drives back into the slots."""
+    from console.tape_moving import library_of
+    from console.tape_restoring import unload as run
+
+    run(library_of(directory, store, library))

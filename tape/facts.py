@@ -6,15 +6,16 @@ nothing. What it costs grows with the batches that wait, up to what makes a run 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from store.journal import Journal, Snapshot
-from store.types import Lsn, TimeNs
+from store.types import Lsn
 from store.volume import Store
 from tape.catalogue_state import State
 from tape.plan import JournalFacts, covered_lsn
 from tape.reach import reach_of
-from timetravel.moment import AtTime
+from timetravel.moment import AtLsn, AtTime
 from timetravel.resolve import resolve
 from timetravel.standing import BarrierSettings
 
@@ -89,22 +90,26 @@ def _waiting(snapshot: Snapshot, start: int, end: int, enough_bytes: int) -> tup
 
 
 def newest_barrier(
-    store: Store, journal: Journal, until_ns: int, now_ns: int, far: bool = True
+    store: Store, journal: Journal, lsn: int, now_ns: int, far: bool = True
 ) -> Barrier:
-    """The newest barrier at or before the time of an op (`until_ns`).
+    """The newest barrier at or before an op that the journal holds.
 
-    Without `far`, one that lies within the volume's own limit.
+    That is the op itself when nothing came after it for the quiet time and every group is at rest;
+    else what a time resolves to. Without `far`, it lies within the volume's own limit.
     """
     config = store.config
+    op, newest = journal.op(Lsn(lsn)), journal.last()
+    assert op is not None and newest is not None
+    now_ns = max(now_ns, int(op.time_ns) + 1)
+    settings = BarrierSettings(limit_s=config.point_limit_s, quiet_s=config.quiet_s)
+    if op.lsn == newest.lsn and now_ns - op.time_ns >= settings.quiet_ns:
+        point = resolve(journal, AtLsn(op.lsn), now_ns=now_ns, settings=settings)
+        if not point.mid_transaction:
+            return Barrier(int(op.lsn), int(op.time_ns), True)
     found = Barrier(0, 0, False)
-    for limit_s in (config.point_limit_s, config.point_limit_s * _FAR)[: 1 + far]:
-        settings = BarrierSettings(limit_s=limit_s, quiet_s=config.quiet_s)
-        point = resolve(
-            journal,
-            AtTime(TimeNs(until_ns)),
-            now_ns=max(now_ns, until_ns + 1),
-            settings=settings,
-        )
+    for factor in (1, _FAR)[: 1 + far]:
+        wider = replace(settings, limit_s=config.point_limit_s * factor)
+        point = resolve(journal, AtTime(op.time_ns), now_ns=now_ns, settings=wider)
         found = Barrier(int(point.lsn), int(point.time_ns), not point.mid_transaction)
         if found.clean:
             break

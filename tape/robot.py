@@ -81,6 +81,10 @@ class Robot:
         self._labels: dict[int, Label] = {}
         """Of the cartridges in the drives, by the drive's number."""
 
+    def now_ns(self) -> int:
+        """The time that goes into the books."""
+        return self._hands.now_ns()
+
     # --- fetching -------------------------------------------------------------------------------
 
     def fetch(self, wanted: Wanted, free: Callable[[Drive], bool] = lambda drive: True) -> Drive:

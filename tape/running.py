@@ -205,12 +205,10 @@ class SpoolerProcess:
 
         Somebody who asks for a copy just after a change means it to be in a whole transaction.
         """
-        op = self._journal.op(self._journal.indexed_lsn)
         until = time.monotonic() + self._store.config.quiet_s + STATUS_S
-        while op is not None and time.monotonic() < until:
-            barrier = newest_barrier(
-                self._store, self._journal, int(op.time_ns), time.time_ns(), far=False
-            )
+        while time.monotonic() < until:
+            end = int(self._journal.indexed_lsn)
+            barrier = newest_barrier(self._store, self._journal, end, time.time_ns(), far=False)
             if barrier.clean and barrier.lsn >= lsn:
                 return
             self._check()

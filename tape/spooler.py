@@ -106,9 +106,7 @@ class Spooler:
     def _barrier(self, lsn: int) -> Barrier:
         """The newest barrier at or before an op."""
         work = self._work
-        op = work.journal.op(Lsn(lsn))
-        assert op is not None
-        return newest_barrier(work.store, work.journal, int(op.time_ns), work.now_ns())
+        return newest_barrier(work.store, work.journal, lsn, work.now_ns())
 
     def _carry_out(self, rules: Rules, step: Step) -> None:
         match step:

@@ -1,0 +1,111 @@
+"""From cartridges to a store that can be read: which are needed, and only what is needed of them.
+
+Duty: read the archives of a set, in order, from whichever cartridges they are on, into a store
+(`tape/rebuild.py`). What has to be brought first is said before anything moves. An archive that
+can't be read is noted on the books, so that the next try takes another set. Blocking; one thread;
+the library's lock is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from store.keys import KeyRing
+from tape.archive_reader import ArchiveReader
+from tape.catalogue import ArchiveBad
+from tape.catalogue_file import CatalogueFile
+from tape.catalogue_state import Archive, Cartridge, State
+from tape.drive import Drive
+from tape.errors import BadArchive, MediaError, NeedsCartridge, NoSuchSet
+from tape.rebuild import Rebuild, Rebuilt
+from tape.robot import Robot, Wanted
+from tape.shopping import Shopping, shopping_text
+from tape.writer import blocks_of, to_file
+
+
+def volume_of(state: State, name: str) -> str:
+    """The UUID of the volume that is meant: by name or UUID; empty: the only one. NoSuchSet."""
+    known = {each.volume_uuid: _name_of(state, each.volume_uuid) for each in state.sets.values()}
+    if not known:
+        raise NoSuchSet("nothing is on tape in this library", "look into it: cdpfs tape scan")
+    found = [uuid for uuid, title in known.items() if not name or name in (uuid, title)]
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(sorted(known.values()))
+    what = f"no volume {name} is on tape" if name else "several volumes are on tape"
+    raise NoSuchSet(what, f"say which with --volume: {listed}")
+
+
+def _name_of(state: State, volume_uuid: str) -> str:
+    labels = (each.label for each in state.cartridges.values())
+    return next(
+        (label.volume_name for label in labels if label.volume_uuid == volume_uuid), volume_uuid
+    )
+
+
+def require(shopping: Shopping) -> None:
+    """NeedsCartridge when a cartridge has to be brought first; it names each and its place."""
+    missing = shopping.missing
+    if missing:
+        raise NeedsCartridge(
+            f"needs {shopping_text(missing)}", tuple(each.name for each in missing)
+        )
+
+
+def rebuild(
+    robot: Robot,
+    catalogue: CatalogueFile,
+    shopping: Shopping,
+    root: Path,
+    *,
+    directory: str = "",
+    ring: KeyRing | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Rebuilt:
+    """Make a store at `root` from a set; a run that was cut short is gone on with.
+
+    NeedsCartridge before anything moves. BadArchive and MediaError when an archive can't be read:
+    it is on the books then. KeyMissing, StoreError.
+    """
+    require(shopping)
+    with Rebuild(root, directory) as made:
+        for cartridge, archive in _wanted(shopping, made):
+            drive = robot.fetch(Wanted(cartridge.label_id, cartridge.barcode, cartridge.number))
+            say(f"reading file {archive.file} of {cartridge.name}")
+            try:
+                made.take(reader_of(drive, archive, ring))
+            except (BadArchive, MediaError) as error:
+                catalogue.append(
+                    ArchiveBad(
+                        time_ns=robot.now_ns(),
+                        label_id=cartridge.label_id,
+                        file=archive.file,
+                        what=str(error),
+                    )
+                )
+                raise
+        return made.finish()
+
+
+def _wanted(shopping: Shopping, made: Rebuild) -> Iterator[tuple[Cartridge, Archive]]:
+    """What of the set is not in the store yet, in order; asked again after each archive."""
+    for part in shopping.parts:
+        for archive in part.archives:
+            full = archive.kind == "full"
+            if made.begun and (full or archive.last_lsn < made.next_lsn):
+                continue
+            yield part.cartridge, archive
+
+
+def reader_of(drive: Drive, archive: Archive, ring: KeyRing | None) -> ArchiveReader:
+    """The archive on the cartridge in a drive. BadArchive when it is another one."""
+    to_file(drive, archive.file)
+    reader = ArchiveReader(blocks_of(drive), ring)
+    head = reader.head
+    if (head.set_id, head.sequence) != (archive.set_id, archive.sequence):
+        raise BadArchive(
+            f"file {archive.file} is archive {head.sequence} of the set {head.set_id}, not"
+            f" {archive.sequence} of {archive.set_id}"
+        )
+    return reader
