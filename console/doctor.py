@@ -183,12 +183,14 @@ def _clock(now_ns: int) -> Finding:
 def volume_findings(store: Store) -> Iterator[Finding]:
     """Checks of one volume."""
     from console.doctor_replica import replica_findings
+    from console.doctor_tape import tape_findings
 
     yield Finding(OK, "volume", f"{path_text(store.config.directory)}, store {store.root}")
     yield _free_space(store)
     yield _journal(store)
     yield from _daemon(store)
     yield from replica_findings(store)
+    yield from tape_findings(store)
 
 
 def _free_space(store: Store) -> Finding:

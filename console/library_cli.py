@@ -66,7 +66,7 @@ Seal = Annotated[
     str | None,
     typer.Option(
         metavar="KEY-FILE",
-        help="Encrypt new sets with this key (cdpfs replicate key); none: not.",
+        help="Encrypt new sets with this key (cdpfs key); none: not.",
     ),
 ]
 KeyBackup = Annotated[

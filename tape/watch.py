@@ -38,7 +38,8 @@ class Watch:
         self._known: tuple[object, State] | None = None
 
     def state(self, settings: TapeSettings) -> State:
-        """The books as they are now. DamagedCatalogue."""
+        """The books as they are now. NoSuchLibrary, DamagedCatalogue."""
+        load_library(Path(settings.library))
         folder = Path(settings.library) / CATALOGUE_NAME
         stamp = _stamp(folder)
         if self._known is None or self._known[0] != stamp:
