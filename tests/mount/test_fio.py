@@ -84,7 +84,8 @@ def _size(options: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _content(path: bytes) -> bool:
-    return path.startswith(b"job")
+    """What fio writes, and its note of the blocks that were done last, in the order of that."""
+    return path.startswith((b"job", b"local-job"))
 
 
 @pytest.mark.nightly
