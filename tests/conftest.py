@@ -1,4 +1,5 @@
-"""What every test shares: Hypothesis profiles, and the rule that no warning goes unnoticed.
+"""What every test shares: Hypothesis profiles, the rule that no warning goes unnoticed, and which
+tests go to one process when several work (`pytest -n`).
 
 The profile is chosen by CDPFS_HYPOTHESIS_PROFILE: `ci` (the default) or `nightly`.
 """
@@ -6,9 +7,11 @@ The profile is chosen by CDPFS_HYPOTHESIS_PROFILE: `ci` (the default) or `nightl
 import logging
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 # Under CI the same commit gets the same examples; by hand every run tries new ones. A failure
 # prints the blob that repeats it either way.
@@ -27,6 +30,26 @@ settings.register_profile(
     stateful_step_count=200,
 )
 settings.load_profile(os.environ.get("CDPFS_HYPOTHESIS_PROFILE", "ci"))
+
+
+class _Shares(LoadScopeScheduling):
+    """Gives each process one file after the other, in the order in which they were collected.
+
+    Lines whose rate is measured are not laid beside each other, so their folder is one share. The
+    programs of `tests/transactions` take long and know nothing of each other.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith("tests/network/"):
+            return "tests/network"
+        return nodeid if nodeid.startswith("tests/transactions/") else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Whatever `--dist` says."""
+    config.option.loadscopereorder = False
+    return _Shares(config, log)
 
 
 class _Collector(logging.Handler):
