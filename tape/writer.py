@@ -51,9 +51,7 @@ def append(
     block or mark, mean that the archive belongs on another cartridge, or that another drive is
     needed. BadArchive when it is not a row of whole blocks; OSError when it can't be read.
     """
-    to_file(drive, file)
-    written = _write(drive, archive, block_bytes, progress)
-    drive.write_filemark()
+    written = write(drive, file, archive, block_bytes, progress)
     drive.to_file(file)
     found = read_back(drive, progress)
     if found != written:
@@ -72,7 +70,11 @@ def to_file(drive: Drive, file: int) -> None:
         drive.to_file(file)
 
 
-def _write(drive: Drive, archive: Path, block_bytes: int, progress: Progress | None) -> Written:
+def write(
+    drive: Drive, file: int, archive: Path, block_bytes: int, progress: Progress | None = None
+) -> Written:
+    """As `append`, up to the synchronous filemark; whether it can be read is not known then."""
+    to_file(drive, file)
     digest = blake3()
     blocks = 0
     with ReadAhead(archive, block_bytes) as pieces:
@@ -86,6 +88,7 @@ def _write(drive: Drive, archive: Path, block_bytes: int, progress: Progress | N
                 progress(len(piece))
     if not blocks:
         raise BadArchive(f"{archive} is empty")
+    drive.write_filemark()
     return Written(blocks, digest.hexdigest())
 
 
