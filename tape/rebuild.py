@@ -253,11 +253,11 @@ class Rebuild:
             writer.data(node, note.offset + at, data)
 
     def _is_repeated(self, directory: _Open) -> bool:
-        """Each archive begins with the directories that lead on from the one before."""
-        if directory not in self._way:
-            return False
-        del self._way[self._way.index(directory) + 1 :]
-        return True
+        """Each archive begins with the directories that lead on from the one before.
+
+        They come from the root on: the deeper ones stay until something beside them comes.
+        """
+        return directory in self._way
 
     def _place(self, path: bytes, node: NodeId) -> tuple[NodeId, bytes]:
         """The directory that a path is in, and its name there."""

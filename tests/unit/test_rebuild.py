@@ -141,6 +141,22 @@ def test_a_store_from_a_set_has_every_moment_from_its_full_on(
     assert_same_history(tree, done.store, base)
 
 
+def test_a_full_may_part_deep_in_the_tree(tree: RecordedTree, tmp_path: Path) -> None:
+    for number in range(6):
+        tree.write(b"d/deep/%d" % number, Random(number).randbytes(400_000))
+        tree.commit()
+    base = tree.lsn
+    archives = set_of(tree, base)
+    parts = [
+        [member.path for member in ArchiveReader(blocks_of(data)).members()]
+        for data in archives
+        if ArchiveReader(blocks_of(data)).head.kind == "full"
+    ]
+    assert any(part[:3] == [b"", b"d", b"d/deep"] for part in parts[1:])
+    done = rebuilt(archives, tmp_path / "copy")
+    assert_same_history(tree, done.store, base)
+
+
 def test_a_full_in_the_midst_of_a_batch_is_gone_on_with_exactly(
     tree: RecordedTree, tmp_path: Path
 ) -> None:
