@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from xxhash import xxh3_64_intdigest
+
 from store.format import Kind
 from store.ops import SET_MODE, SET_MTIME, Actor, Adopted, Attributes, Created, Op, Renamed
 from store.types import NO_LSN, ROOT, Lsn, NodeId, TimeNs
@@ -229,7 +231,17 @@ class Site:
         self._lsn += 1
         self.clock.pause(_STEP_NS / NS_PER_S)
         time_ns = TimeNs(self.clock.now_ns())
-        op = Op(Lsn(self._lsn), time_ns, kind, 0, NodeId(node), offset, self._actor, 0, payload)
+        op = Op(
+            Lsn(self._lsn),
+            time_ns,
+            kind,
+            0,
+            NodeId(node),
+            offset,
+            self._actor,
+            xxh3_64_intdigest(payload),
+            payload,
+        )
         self._pending.append(op)
         # Batches end anywhere: whole ones are the unit of what goes on tape, not transactions.
         if self.rng.random() < 0.04:

@@ -94,7 +94,7 @@ class Copy:
         clock = Clock(prepared.site.clock.now_ns() + DAY_S * NS_PER_S)
         self.spooling = Spooling(Store.open(folder / "store"), folder / "library", clock)
         self.cartridges = Cartridges(folder / "library")
-        self.checks = Checks(self.site, self.cartridges)
+        self.checks = Checks(self.site, self.cartridges, folder)
 
     def drop(self) -> None:
         """It is needed no more."""

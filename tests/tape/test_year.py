@@ -40,13 +40,14 @@ def run(base: Path, seed: int, days: int, fault_rate: float, check_every: int) -
         year.day(check_stores=day % check_every == check_every - 1)
     year.close()
     print(f"{len(year.site.points)} points, {year.returned} cartridges came back,")
-    print(f"{year.bought} were bought; {year.faults}")
+    print(f"{year.bought} were bought, {year.checks.rebuilt} stores rebuilt; {year.faults}")
     return year
 
 
 def test_every_kept_point_is_restorable_in_a_month_with_faults(tmp_path: Path) -> None:
     year = run(tmp_path, 1, days=30, fault_rate=0.3, check_every=5)
     assert len(year.outside) > 2
+    assert year.checks.rebuilt > 10
 
 
 def test_two_quiet_months_need_no_new_cartridge(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class Year:
         self.spooling = Spooling(self.site.store, self.home, self.clock)
         self.spooling.create()
         self.cartridges = Cartridges(self.home)
-        self.checks = Checks(self.site, self.cartridges)
+        self.checks = Checks(self.site, self.cartridges, base)
         self.outside: set[str] = set()
         """Stickers of the cartridges that were taken out."""
         self.returned = self.bought = 0
@@ -239,6 +239,11 @@ class Year:
         self.checks.covers(away, away_ns, self.outside_lsn, "off-site alone")
         if stores:
             self._scan(onsite)
+            for sets in (onsite, away):
+                good = [each for each in sets if each.last_lsn]
+                if good:
+                    self.checks.restores(good[-1], 3)
+                    self.checks.restores(self.rng.choice(good), 3)
 
     def _scan(self, onsite: list[FoundSet]) -> None:
         """The cartridges alone, without a catalogue, tell everything that they have."""
