@@ -25,6 +25,7 @@ from store.keys import KeyRing
 from store.volume import register
 from tape.catalogue_file import CatalogueFile
 from tape.catalogue_state import State
+from tape.inventory import take_inventory
 from tape.librarian import Librarian, find_cartridge
 from tape.library import Library, open_library
 from tape.reach import parts_for
@@ -76,8 +77,10 @@ def scan(chosen: Chosen, store_root: str | None, directory: str, as_json: bool) 
     with open_library(chosen.home, "scanning") as library:
         robot = _robot_without_books(library)
         found = scan_library(robot, library, time.time_ns(), _say)
-        CatalogueFile.replace(library.catalogue, found.state).close()
         robot.put_all_away()
+        with CatalogueFile.replace(library.catalogue, found.state) as catalogue:
+            # What is blank or a stranger is on no cartridge's books.
+            take_inventory(library, catalogue, time.time_ns())
     rebuilt = None
     if store_root is not None:
         rebuilt = _rebuilt(chosen, Path(store_root), directory)

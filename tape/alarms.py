@@ -77,10 +77,14 @@ def _places(state: State) -> list[str]:
     found = [f"{n} cartridges claim the barcode {code}" for code, n in codes.items() if n > 1]
     for stranger in state.strangers.values():
         name = stranger.barcode or "a cartridge without a barcode"
-        if stranger.barcode and codes.get(stranger.barcode):
-            found.append(f"{name} in slot {stranger.slot} has the barcode of another cartridge")
+        there = f"{name} in slot {stranger.slot}"
+        claims = state.claims(stranger.barcode) if stranger.barcode else []
         if stranger.finding not in ("blank", "unknown"):
-            found.append(f"{name} in slot {stranger.slot} is {stranger.finding}: {stranger.note}")
+            found.append(f"{there} is {stranger.finding}: {stranger.note}")
+        elif stranger.finding == "unknown" and claims and not any(c.present for c in claims):
+            found.append(f"{there} seems to be back: cdpfs tape inventory --read-labels")
+        elif claims:
+            found.append(f"{there} has the barcode of another cartridge")
     return found
 
 

@@ -223,7 +223,20 @@ def state_of(found: Iterable[Read], now_ns: int) -> State:
         if volume is not None:
             state.sets[set_id] = _tape_set(state, set_id, volume, pieces, now_ns)
     state.sets = dict(sorted(state.sets.items(), key=lambda each: each[1].opened_ns))
+    _close(state)
     return state
+
+
+def _close(state: State) -> None:
+    """A set was closed when the next one of its pool was begun at the latest, else it is now.
+
+    It is kept from then on: if all were closed now, nothing could be recycled for a long time.
+    """
+    begun: dict[tuple[str, str], int] = {}
+    for tape_set in reversed(state.sets.values()):
+        pool = tape_set.volume_uuid, tape_set.pool
+        tape_set.closed_ns = max(1, min(tape_set.closed_ns, begun.get(pool, tape_set.closed_ns)))
+        begun[pool] = tape_set.opened_ns
 
 
 def _cartridge(read: Read, known: Cartridge | None, now_ns: int) -> Cartridge:
@@ -281,5 +294,6 @@ def _tape_set(
         closed_ns=now_ns,
         whole=any(a.last_part for a in map(state.archive, row)),
         archives=row,
+        last_lsn=max(state.archive(each).last_lsn for each in pieces),
         broken=not row,
     )
