@@ -268,7 +268,8 @@ class BaselineWriter:
     def finish(self, data: bytes, state: bytes = b"") -> None:
         """The tree is described: history begins, with what follows in the site's batch `data`,
         which holds the LSN of the beginning. `state` is what `collect_state` gathered; without it
-        points are inferred anew. All of it is on disk when this returns.
+        nobody knows who made what follows, points are inferred anew, and NodeIds that were given
+        by then may be given again. All of it is on disk when this returns.
         """
         described = self._described
         header, ops = _decoded(data)

@@ -28,7 +28,7 @@ from store.reindex import reindex
 from store.types import NO_NODE, ROOT, Lsn, NodeId
 from store.verify import verify
 from store.volume import Store
-from tests.model.baseline_copy import batches_from, copy_from, new_copy
+from tests.model.baseline_copy import batches_from, copy_from, describe, new_copy
 from tests.model.tree_walk import walk_tree
 from tests.unit.baseline_site import Site, directory, file, made_site
 from tests.unit.held_ops import make_op
@@ -308,3 +308,32 @@ def test_a_vault_takes_no_beginning_of_a_copy_from_a_site(tmp_path: Path, kind: 
         writer.add([ShippedBatch([op], encoded.header.digest)])
     assert writer.position()[0] == 1
     writer.close()
+
+
+def test_where_a_copy_and_a_vault_part_is_found(tmp_path: Path) -> None:
+    site = make_history(tmp_path / "site")
+    with Journal(site) as journal, journal.snapshot() as snapshot:
+        places = list(snapshot.batches(Lsn(1)))
+        state = collect_state(snapshot, within(site, places[3])).data
+        held = {place.last_lsn: place.digest for place in places}
+        for count in (1, 2):
+            copy = new_copy(site, tmp_path / f"copy-{count}")
+            lsn = within(site, places[3])
+            with BaselineWriter.open(copy) as writer:
+                view = View(journal, lsn)
+                writer.start(lsn, view.time_ns)
+                describe(writer, view)
+                first, *rest = batches_from(snapshot, lsn)[:count]
+                writer.finish(first, state)
+                for data in rest:
+                    writer.append(data)
+                writer.commit()
+            with Journal(copy) as theirs:
+                search = Outgoing(copy, theirs).common_search(places[-1].last_lsn)
+                while marks := search.question():
+                    common = [
+                        mark.last_lsn for mark in marks if held.get(mark.last_lsn) == mark.digest
+                    ]
+                    search.answer(max(common, default=0))
+                assert search.common is not None
+                assert search.common.last_lsn == places[3 + count - 1].last_lsn
