@@ -131,6 +131,13 @@ def restore(
             "--scratch", metavar="DIR", help="A disk with room for the set; that of DEST."
         ),
     ] = "",
+    from_full: Annotated[
+        bool,
+        typer.Option(
+            "--from-full",
+            help="As it was when the set was begun: only the archives that hold it are read.",
+        ),
+    ] = False,
     exact: Exact = False,
     limit: Limit = None,
     companions: Annotated[
@@ -149,11 +156,13 @@ def restore(
     from pathlib import Path
 
     from console.restoring import Request
-    from console.tape_restoring import Chosen
+    from console.tape_restoring import Chosen, restore_from_full
     from console.tape_restoring import restore as run
 
     chosen = Chosen(Path(library).absolute(), volume, pool, at, key_file)
     request = Request(path, at, to, None, exact, companions, overwrite, limit_s=limit)
+    if from_full:
+        raise typer.Exit(restore_from_full(chosen, request, as_json))
     raise typer.Exit(run(chosen, request, scratch, as_json))
 
 

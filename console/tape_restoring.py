@@ -7,6 +7,7 @@ brought from outside is said before anything moves.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -15,11 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from console.errors import WrongUse
 from console.exit_codes import ExitCode
-from console.output import note, path_text, print_json, say, size_text
+from console.output import (
+    note,
+    path_text,
+    print_json,
+    say,
+    size_text,
+    time_json,
+    time_text,
+)
 from console.restoring import Request
 from console.restoring import restore as carry_out
 from console.tape_attaching import open_books
+from console.volumes import relative_path
 from store.key_file import read_key_file
 from store.keys import KeyRing
 from store.volume import register
@@ -30,13 +41,15 @@ from tape.librarian import Librarian, find_cartridge
 from tape.library import Library, open_library
 from tape.reach import parts_for
 from tape.rebuild import Rebuilt
-from tape.restore import rebuild, volume_of
+from tape.restore import part_of_full, rebuild, volume_of
 from tape.robot import Hands, Robot, Wanted
 from tape.scan import Scan, scan_library
 from tape.shopping import Shopping, find_set
 from tape.verify import to_verify
 from tape.verify import verify as carry_out_verify
 from timetravel.moment import AtLsn, AtTime, parse_moment
+from timetravel.place import Place
+from timetravel.restore import restore as restore_view
 
 
 @dataclass(frozen=True)
@@ -208,6 +221,50 @@ def restore(chosen: Chosen, request: Request, scratch: str, as_json: bool) -> Ex
         return carry_out(_from(request, str(made.store.root), moment), as_json)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def restore_from_full(chosen: Chosen, request: Request, as_json: bool) -> ExitCode:
+    """Bring a path back as the set's full has it; only the archives that hold it are read."""
+    target = os.path.abspath(os.fsencode(request.destination or ""))
+    parent, name = os.path.split(target)
+    if os.path.lexists(target) and not request.overwrite:
+        raise WrongUse(f"{path_text(target)} is there already", "give --overwrite to replace it")
+    os.makedirs(parent, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".cdpfs-restore-", dir=os.fsdecode(parent)))
+    try:
+        with _librarian(chosen.home, "restoring") as (catalogue, librarian):
+            shopping = chosen.shopping(catalogue.state)
+            path = relative_path(request.path, _directory_of(catalogue.state, shopping))
+            view = part_of_full(
+                librarian.robot, shopping, path, folder, ring=chosen.ring(), say=_say
+            )
+            librarian.robot.put_all_away()
+        with Place(parent) as place:
+            report = restore_view(view, path, place, name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    base = shopping.reach
+    if as_json:
+        print_json(
+            {
+                "ok": report.ok,
+                "lsn": base.base_lsn,
+                "time": time_json(base.base_time_ns),
+                "written_bytes": report.written_bytes,
+                "failures": [[path_text(path), why] for path, why in report.failures],
+            }
+        )
+    else:
+        say(f"restored  as of {time_text(base.base_time_ns)}, when the set was begun")
+        for failed, why in report.failures:
+            note(f"FAILED  {path_text(failed)}: {why}")
+    return ExitCode.OK if report.ok else ExitCode.FAILURE
+
+
+def _directory_of(state: State, shopping: Shopping) -> bytes:
+    """The volume's tree at the site; paths are below it or relative to it."""
+    volume = state.volumes.get(shopping.tape_set.volume_uuid)
+    return os.fsencode(volume.directory) if volume is not None else b"/"
 
 
 def _from(request: Request, store: str, moment: str) -> Request:

@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from store.keys import KeyRing
+from store.types import Lsn
 from tape.archive_reader import ArchiveReader
 from tape.catalogue import ArchiveBad
 from tape.catalogue_file import CatalogueFile
 from tape.catalogue_state import Archive, Cartridge, State
 from tape.drive import Drive
 from tape.errors import BadArchive, MediaError, NeedsCartridge, NoSuchSet
+from tape.locate import first_entry, locate
+from tape.part_view import PartView
+from tape.reach import Part
 from tape.rebuild import Rebuild, Rebuilt
 from tape.robot import Robot, Wanted
 from tape.shopping import Shopping, shopping_text
@@ -96,6 +100,45 @@ def _wanted(shopping: Shopping, made: Rebuild) -> Iterator[tuple[Cartridge, Arch
             if made.begun and (full or archive.last_lsn < made.next_lsn):
                 continue
             yield part.cartridge, archive
+
+
+def part_of_full(
+    robot: Robot,
+    shopping: Shopping,
+    path: bytes,
+    folder: Path,
+    *,
+    ring: KeyRing | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> PartView:
+    """A path as the set's full has it; only the archives that hold it are read.
+
+    `folder`: an empty one for its content. NeedsCartridge before anything moves. BadArchive,
+    MediaError, KeyMissing.
+    """
+    fulls = [
+        Part(part.cartridge, tuple(each for each in part.archives if each.kind == "full"))
+        for part in shopping.parts
+    ]
+    require(shopping._replace(parts=tuple(part for part in fulls if part.archives)))
+    where = {archive.sequence: part.cartridge for part in fulls for archive in part.archives}
+    archives = [archive for part in fulls for archive in part.archives]
+
+    def read(archive: Archive) -> ArchiveReader:
+        cartridge = where[archive.sequence]
+        drive = robot.fetch(Wanted(cartridge.label_id, cartridge.barcode, cartridge.number))
+        return reader_of(drive, archive, ring)
+
+    view = PartView(folder, Lsn(shopping.reach.base_lsn))
+    wanted, taken = [path], set[bytes]()
+    while wanted:
+        each = wanted.pop()
+        taken.add(each)
+        for archive in locate(archives, each, lambda found: first_entry(read(found))):
+            say(f"reading file {archive.file} of {where[archive.sequence].name}")
+            view.take(read(archive), each)
+        wanted += [more for more in view.missing() if more not in taken and more not in wanted]
+    return view
 
 
 def reader_of(drive: Drive, archive: Archive, ring: KeyRing | None) -> ArchiveReader:

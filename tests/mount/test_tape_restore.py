@@ -118,3 +118,12 @@ def test_a_restore_says_what_has_to_be_brought_before_anything_moves(office: Off
     )
     assert names[0] in said.stderr.decode()
     assert not out.exists()
+
+
+def test_a_file_comes_back_from_the_full_alone(office: Office) -> None:
+    history(office)
+    out = office.top / "out"
+    where = ("--library", office.library, "--to", str(out), "--from-full")
+    office.run("umount", str(office.tree))
+    office.run("tape", "restore", office.path("folder 1/small"), *where)
+    assert out.read_text() == "words 1\n" * 100
