@@ -21,8 +21,10 @@ from tape.errors import (
     BadCartridge,
     ChangerJam,
     DriveDead,
+    EndOfData,
     MediaError,
     NeedsCartridge,
+    NoLabel,
     NotReady,
     TapeError,
 )
@@ -176,7 +178,7 @@ class Robot:
         if known is not None:
             return known
         drive.rewind()
-        label = read_label(blocks_of(drive))
+        label = _read_label(drive)
         self._labels[drive.number] = label
         element = self._changer.inventory().drives[drive.number]
         self._moved(label, "drive", drive.number, element.barcode)
@@ -412,6 +414,24 @@ def _full(there: Inventory) -> Iterator[tuple[Element, bool]]:
         for element in kind:
             if element.full:
                 yield element, kind is there.drives
+
+
+def _read_label(drive: Drive) -> Label:
+    """NoLabel also when the cartridge begins with an empty file: blank only if that is all."""
+    try:
+        return read_label(blocks_of(drive))
+    except NoLabel as error:
+        if not error.blank:
+            raise
+        try:
+            drive.read_block()
+        except EndOfData:
+            raise error from None
+        raise NoLabel(
+            "what is on the cartridge begins with an empty file, and is none of cdpfs's",
+            blank=False,
+            hint="if nobody needs it: cdpfs tape label --force",
+        ) from error
 
 
 def _named(element: Element) -> str:
