@@ -247,7 +247,11 @@ class StDrive:
             raise self._read_failure(head, error) from error
         maybe_nothing = size == len(self._buffer) and not self._fixed_bytes
         if size == 0 or maybe_nothing:
-            if head.status().has(GMT_EOD, GMT_EOT):
+            status = head.status()
+            if size == 0 and status.has(GMT_EOD):
+                head.block = -1
+                raise self._end_of_data()
+            if status.has(GMT_EOD, GMT_EOT):
                 head.settle_at_end()
                 raise self._end_of_data()
             if size == 0:

@@ -198,11 +198,13 @@ class Head:
 
     def is_end_of_data(self) -> bool:
         """After EIO: because nothing was written here? If not, the head may have moved."""
-        self._driver_counts = False
         with contextlib.suppress(OSError):
             self._node.op(MTFSR)
             return False
-        if self.status().has(GMT_EOD) or self._reads_nothing():
+        if self.status().has(GMT_EOD):
+            self.block = -1
+            return True
+        if self._reads_nothing():
             self.settle_at_end()
             return True
         return False
@@ -214,7 +216,7 @@ class Head:
         return False
 
     def settle_at_end(self) -> None:
-        """The head is at the end of the data, and the driver is to know that.
+        """The head is at the end of the data, and the drive didn't say so: the driver is to know.
 
         Otherwise it would take the end-of-medium bit that came with it for the early warning, and
         refuse the next write or the one after that.

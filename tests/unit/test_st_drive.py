@@ -22,6 +22,7 @@ from tape.errors import (
 from tape.st_drive import StDrive
 from tape.st_ioctl import (
     MT_ST_NOWAIT_EOF,
+    MTEOM,
     MTIOCGET,
     MTIOCPOS,
     MTIOCTOP,
@@ -320,3 +321,14 @@ def test_files_are_counted_up_to_the_end_however_little_the_drive_says(
     drive.write_filemark()
     drive.to_file(7)
     assert drive.read_block() == b"the eighth"
+
+
+def test_a_drive_that_says_enough_is_not_searched_file_by_file() -> None:
+    st = SimulatedSt()
+    drive = written(st, 7)
+    with pytest.raises(EndOfData):
+        drive.read_block()
+    st.done.clear()
+    drive.to_end()
+    assert drive.position().file == 7
+    assert [code for code, _count in st.done] == [MTEOM]
