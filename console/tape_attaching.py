@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +23,12 @@ from store import durable
 from store.holds import drop_hold, read_holds
 from store.volume import Store
 from tape.alarms import free_cartridges
-from tape.catalogue import AnyEvent, Attached, Detached, Recycled, SetClosed
+from tape.archive_writer import printable
+from tape.bookkeeping import ends_of_sets
+from tape.catalogue import AnyEvent, Attached, Detached, Recycled
 from tape.catalogue_file import CatalogueFile
 from tape.catalogue_state import State
+from tape.errors import LibraryBusy
 from tape.inventory import take_inventory
 from tape.library import (
     CATALOGUE_NAME,
@@ -45,6 +48,9 @@ from tape.settings import (
 
 LEAST_ARCHIVE_BYTES = 16 << 20
 """A batch of the journal can be 8 MiB; with archives that are shorter it may not fit."""
+END_S = 60.0
+"""A run that is told to end has ended after so long; it brings its cartridges back first."""
+LOOK_S = 0.2
 _LEFT_FILES = ("tape.status", "tape.wanted")
 _STAGE = "tape"
 
@@ -149,22 +155,33 @@ def attach(
     apply_wishes(settings, pools)
     if seal.key_file is not None:
         settings.seal.key_file = _key_file(settings.seal.key_file, seal)
-    with open_books(Path(settings.library), f"attaching {store.config.name}") as (library, books):
-        archive_bytes = settings.archive_bytes_for(library.capacity_bytes)
-        free = free_cartridges(books.state, library.settings.cleaning_prefix)
-        # Saved first, as it checks them; without the library's word nothing is recycled.
-        save_settings(store.root, settings)
-        books.append(*_attaching(store, settings, books.state))
+    # Saved first, as it checks them; a run tells the books what they have not heard.
+    save_settings(store.root, settings)
+    try:
+        _tell_books(store, settings)
+    except LibraryBusy as error:
+        if known is None:
+            drop_settings(store.root)
+            raise
+        note(f"{error}; its books hear of it when the next run begins")
     _drop_left_holds(store, settings)
     mounted = poke(store)
     if as_json:
         print_json({"library": settings.library, "pools": [pool.name for pool in settings.pools]})
     else:
         _say_attached(store, settings)
-    _warn(settings, archive_bytes, free)
     if not mounted:
         directory = path_text(store.config.directory)
         note(f"it is not mounted: it begins with the next mount, or: cdpfs tape spool {directory}")
+
+
+def _tell_books(store: Store, settings: TapeSettings) -> None:
+    """The library's books learn of the volume. LibraryBusy."""
+    with open_books(Path(settings.library), f"attaching {store.config.name}") as (library, books):
+        books.append(*_attaching(store, settings, books.state))
+        archive_bytes = settings.archive_bytes_for(library.capacity_bytes)
+        free = free_cartridges(books.state, library.settings.cleaning_prefix)
+    _warn(settings, archive_bytes, free)
 
 
 def _settings(known: TapeSettings | None, home: str | None, store: Store) -> TapeSettings:
@@ -206,28 +223,12 @@ def _attaching(store: Store, settings: TapeSettings, state: State) -> list[AnyEv
             time_ns=now_ns,
             volume_uuid=uuid,
             volume_name=store.config.name,
-            directory=_plain(store.config.directory),
+            directory=printable(store.config.directory),
             keep_ns={pool.name: pool.keep_ns for pool in settings.pools},
         )
     ]
     names = {pool.name for pool in settings.pools}
-    return events + _closing(state, uuid, now_ns, keep=names)
-
-
-def _plain(text: str) -> str:
-    """Text that JSON can hold: undecodable bytes as `\\udcXX`."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _closing(
-    state: State, volume_uuid: str, now_ns: int, keep: set[str] | None = None
-) -> list[AnyEvent]:
-    """The ends of a volume's open sets, but for those of the pools in `keep`."""
-    return [
-        SetClosed(time_ns=now_ns, set_id=each.set_id, whole=each.whole)
-        for each in state.sets.values()
-        if each.volume_uuid == volume_uuid and not each.closed_ns and each.pool not in (keep or ())
-    ]
+    return events + ends_of_sets(state, uuid, now_ns, names)
 
 
 def _drop_left_holds(store: Store, settings: TapeSettings | None) -> None:
@@ -318,12 +319,28 @@ def detach(path: str, store_root: str | None, give_up: bool, as_json: bool) -> N
         say("what is on tape stays and can be restored; its newest whole set is never recycled")
 
 
+@contextmanager
+def _books_once_free(home: Path, doing: str) -> Iterator[CatalogueFile]:
+    """The books, when the spooler that was told to end has let go of them. LibraryBusy."""
+    until = time.monotonic() + END_S
+    while True:
+        with ExitStack() as stack:
+            try:
+                _, catalogue = stack.enter_context(open_books(home, doing))
+            except LibraryBusy:
+                if time.monotonic() >= until:
+                    raise
+            else:
+                yield catalogue
+                return
+        time.sleep(LOOK_S)
+
+
 def _detach_books(store: Store, settings: TapeSettings, give_up: bool) -> list[str]:
     uuid = store.config.uuid
-    doing = f"detaching {store.config.name}"
-    with open_books(Path(settings.library), doing) as (_, catalogue):
+    with _books_once_free(Path(settings.library), f"detaching {store.config.name}") as catalogue:
         now_ns, state = time.time_ns(), catalogue.state
-        events = _closing(state, uuid, now_ns)
+        events = ends_of_sets(state, uuid, now_ns)
         if uuid in state.volumes:
             events.append(Detached(time_ns=now_ns, volume_uuid=uuid))
         if events:

@@ -5,6 +5,7 @@ Duty: `apply`. An event is refused before anything is changed.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import singledispatch
 
 from tape.catalogue import (
@@ -37,6 +38,17 @@ from tape.catalogue_state import (
     Where,
 )
 from tape.errors import ImpossibleEvent
+
+
+def ends_of_sets(
+    state: State, volume_uuid: str, now_ns: int, keep: Collection[str] = ()
+) -> list[AnyEvent]:
+    """The ends of a volume's open sets, but for those of the pools in `keep`."""
+    return [
+        SetClosed(time_ns=now_ns, set_id=each.set_id, whole=each.whole)
+        for each in state.sets.values()
+        if each.volume_uuid == volume_uuid and not each.closed_ns and each.pool not in keep
+    ]
 
 
 def apply(state: State, event: AnyEvent) -> None:

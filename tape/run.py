@@ -7,16 +7,18 @@ and bring the cartridges back into their slots. Blocking; one thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from store.errors import StoreError
+from store.holds import drop_hold, read_holds
 from tape.archive_writer import printable
+from tape.bookkeeping import ends_of_sets
 from tape.catalogue import AnyEvent, Attached, Moved
 from tape.errors import TapeError
 from tape.inventory import take_inventory
 from tape.plan import Rest, Rules
 from tape.robot import Hands, Robot
-from tape.spooler import Spooler
+from tape.spooler import Spooler, hold_name
 from tape.supply import Supply
 from tape.work import Work
 
@@ -87,6 +89,18 @@ def spool(
     robot.put_all_away()
     work.tally.doing = ""
     return found
+
+
+def close_left_pools(work: Work, pools: Collection[str]) -> None:
+    """End the sets of pools that the volume has no more; they hold nothing of the journal then."""
+    uuid, state = work.store.config.uuid, work.catalogue.state
+    ends = ends_of_sets(state, uuid, work.now_ns(), pools)
+    if ends:
+        work.catalogue.append(*ends)
+    wanted = {hold_name(pool) for pool in pools}
+    for name in read_holds(work.store.root):
+        if name.startswith(hold_name("")) and name not in wanted:
+            drop_hold(work.store.root, name)
 
 
 def _say_how_long(work: Work, keep_ns: dict[str, int]) -> None:

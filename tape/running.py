@@ -29,7 +29,7 @@ from tape.facts import newest_barrier
 from tape.library import open_library
 from tape.plan import NS_PER_S, Rest
 from tape.rules import rules_of
-from tape.run import spool
+from tape.run import close_left_pools, spool
 from tape.settings import TapeSettings, load_settings
 from tape.spool_status import (
     SpoolStatus,
@@ -172,6 +172,7 @@ class SpoolerProcess:
             )
             goals = {each.pool: goal for each in rules}
             keep_ns = {pool.name: pool.keep_ns for pool in settings.pools}
+            close_left_pools(work, keep_ns.keys())
             return spool(work, rules, goals, keep_ns)
 
     def _finish(

@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from console.exit_codes import ExitCode
 from tests.commandline import RING, ProtectedTree
@@ -142,3 +144,23 @@ def test_a_run_without_a_mount_has_the_same_exit_codes(tree: Site) -> None:
     tree.run("tape", "spool", directory)
     (pool,) = tree.json("tape", "status", directory)["volume"]["pools"]
     assert pool["usable"]
+
+
+def test_a_pool_that_was_taken_out_of_the_settings_by_hand_ends(tree: Site) -> None:
+    library, directory = str(tree.top / "library"), str(tree.tree)
+    tree.run("tape", "create-library", library, "--slots", "4", "--capacity", "64M")
+    tree.run("tape", "attach", directory, "--library", library, "--copies", "onsite,second")
+    write(tree, "one")
+    tree.run("tape", "spool", directory)
+    path = tree.top / "store" / "tape.toml"
+    settings = tomllib.loads(path.read_text())
+    settings["pools"] = settings["pools"][:1]
+    path.write_text(tomli_w.dumps(settings))
+    write(tree, "two")
+    tree.run("tape", "spool", directory)
+    assert set(tree.json("status", directory)["holds"]) == {"tape-onsite"}
+    kept = tree.json("tape", "status", "--library", library, directory)
+    assert {each["pool"]: each["archives"] > 0 for each in kept["cartridges"]} == {
+        "onsite": True,
+        "second": True,
+    }

@@ -165,6 +165,18 @@ def test_a_busy_library_is_told_by_its_own_exit_code(site: Site) -> None:
         assert site.json("status")["free_cartridges"] == 3, "status needs no lock"
 
 
+def test_settings_can_be_changed_while_the_library_works_but_not_begun(site: Site) -> None:
+    with open_library(site.home, "a long run"):
+        site.attach(code=ExitCode.BUSY)
+        assert load_settings(site.store.root) is None
+    site.attach()
+    with open_library(site.home, "a long run"):
+        site.on_volume("attach", "--keep", "9")
+    settings = load_settings(site.store.root)
+    assert settings is not None
+    assert settings.pools[0].keep_days == 9
+
+
 def test_a_lost_catalogue_is_told_with_what_to_do(site: Site) -> None:
     (site.home / "catalogue" / "snapshot").unlink()
     for command in ("status", "inventory"):
