@@ -52,6 +52,15 @@ class Member(NamedTuple):
         return len(self.headers) + -(-data // BLOCK_BYTES) * BLOCK_BYTES
 
 
+class _Cuts(NamedTuple):
+    """Where a large file is cut: from 0 to its size."""
+
+    node: int
+    cuts: list[int]
+    lost: bool
+    """Some of the whole file was never captured."""
+
+
 class MemberMaker:
     """Makes the members of a view below the folder `top`; none is larger than `whole_bytes`."""
 
@@ -60,8 +69,8 @@ class MemberMaker:
         self._top = top
         self._whole_bytes = whole_bytes
         self._firsts = FirstNames(view)
-        self._cuts: tuple[int, list[int]] = (0, [])
-        """Of the large file that was asked for last: its node, and where it is cut."""
+        self._cuts = _Cuts(0, [], False)
+        """Of the large file that was asked for last."""
 
     def directory(self, path: bytes, state: NodeState) -> bytes:
         """The headers of a directory."""
@@ -119,6 +128,7 @@ class MemberMaker:
         name = member_name(self._top, spot.path)
         note = Note(node=state.node, links=state.links, lost=lost)
         if parts > 1:
+            lost = self._cuts.lost
             name = part_name(name, state.node, part, parts)
             note = Note(
                 node=state.node,
@@ -160,18 +170,18 @@ class MemberMaker:
         size = state.size_bytes
         if size < self._whole_bytes // 2 and size < _ONE_PIECE_BYTES:
             return [0, size]
-        node, cuts = self._cuts
-        if node != state.node:
+        if self._cuts.node != state.node:
             note = Note(node=state.node, path=path, part=1, parts=2, file_bytes=1 << 62)
             name = part_name(member_name(self._top, path), state.node, 0, 9999)
             headers = self._headers(path, name, self._facts(state), note, 1 << 62, 1 << 62)
             room = self._whole_bytes - len(headers) - 2 * BLOCK_BYTES
             if room < MIN_WHOLE_BYTES // 4:
                 raise too_large(path, self._whole_bytes)
-            found = data_areas(self._view, state.node, 0, size, lambda _at, _stop: None)
+            lost: list[int] = []
+            found = data_areas(self._view, state.node, 0, size, lambda at, _: lost.append(at))
             cuts = cut_parts(joined(found, 0, size), size, room)
-            self._cuts = state.node, cuts
-        return cuts
+            self._cuts = _Cuts(state.node, cuts, bool(lost))
+        return self._cuts.cuts
 
     def _headers(
         self,

@@ -241,7 +241,7 @@ class Rebuild:
         if header.link is not None:
             writer.name(node, parent, name)
             return
-        writer.node(node, _adopted(parent, name, header, member, note))
+        writer.node(node, _adopted(parent, name, header, member, note), lost=note.lost)
         if is_directory:
             self._way.append(_Open(member.path, node))
         self._lost += note.lost

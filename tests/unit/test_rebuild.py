@@ -13,11 +13,18 @@ import msgspec
 import pytest
 
 from store.baseline_state import collect_state
-from store.errors import BaselineError, KeyMissing, RecoveryUnfinished, VolumeExists
+from store.errors import (
+    BaselineError,
+    KeyMissing,
+    NeverCaptured,
+    RecoveryUnfinished,
+    VolumeExists,
+)
+from store.format import Kind
 from store.journal import Journal
 from store.keys import KeyRing, SealingKey
 from store.relocation import refuse_unfinished
-from store.types import Lsn
+from store.types import NO_NODE, Lsn
 from store.verify import verify
 from store.volume import Store, new_config
 from tape.archive_reader import ArchiveReader
@@ -28,7 +35,7 @@ from tape.log_archive import log_range, write_log_archive
 from tape.pax import Facts, Note, entry_header
 from tape.rebuild import Rebuild, Rebuilt
 from tests.model.tree_walk import walk_tree
-from tests.unit.archives import BLOCK_BYTES, SET_ID, blocks_of, full_archives
+from tests.unit.archives import BLOCK_BYTES, SET_ID, blocks_of, full_archives, untar
 from tests.unit.recorded_tree import START_NS, RecordedTree, capture_view
 from timetravel.view import View
 
@@ -251,6 +258,33 @@ def test_a_store_with_another_history_is_not_touched(tree: RecordedTree) -> None
     archives: list[bytes] = []
     with pytest.raises(VolumeExists):
         rebuilt(archives, tree.store.root)
+
+
+def test_what_was_never_captured_is_zeros_for_tar_and_an_error_for_the_store(
+    tree: RecordedTree, tmp_path: Path
+) -> None:
+    """A file found at one mount, and changed behind cdpfs's back before it was seeded."""
+    with open(tree.path(b"lost"), "wb") as file:
+        file.write(b"old" * 1000)
+    tree.know(b"lost")
+    tree.adopt(b"lost", tree.lsn)
+    base = tree.commit()
+    mount = tree.log(Kind.MOUNT, NO_NODE, 0, b"{}")
+    tree.adopt(b"lost", mount)
+    tree.log(Kind.BASE, tree.node(b"lost"), 0, b"old" * 1000)
+    tree.commit()
+    with pytest.raises(NeverCaptured):
+        View(tree.journal, base).read(tree.node(b"lost"), 0, 9)
+    done = rebuilt(set_of(tree, base), tmp_path / "copy")
+    assert done.lost == 1
+    with Journal(done.store) as journal:
+        with pytest.raises(NeverCaptured):
+            View(journal, base).read(tree.node(b"lost"), 0, 9)
+        assert View(journal, tree.lsn).read(tree.node(b"lost"), 0, 3) == b"old"
+    fulls = [data for data in set_of(tree, base) if ArchiveReader([data]).head.kind == "full"]
+    untar(fulls, tmp_path / "out")
+    found = tmp_path / "out" / tree.store.config.name / "lost"
+    assert found.read_bytes() == bytes(3000)
 
 
 FACTS = Facts(0o100644, 1, 2, 0, 3, 4, 5)
