@@ -212,6 +212,20 @@ def test_a_full_library_recycles_the_oldest_and_says_why_when_nothing_may_go(boo
     assert (found.how, found.barcode) == ("recycle", "A00001L8")
 
 
+def test_volumes_share_what_is_free_and_keep_what_each_of_them_keeps(books: Books) -> None:
+    other = uuid(77)
+    books.close_set(a_set(books, 1, 10, 20))
+    a_set(books, 2, 25, 30)
+    with pytest.raises(NoScratch):
+        chooser(books).next_cartridge(other, "onsite")
+    books.days(11)
+    found = chooser(books).next_cartridge(other, "onsite")
+    assert (found.how, found.barcode) == ("recycle", "A00001L8")
+    books.take(Recycled(time_ns=books.now_ns, label_id=uuid(1)))
+    found = chooser(books).next_cartridge(other, "onsite")
+    assert (found.how, found.barcode) == ("scratch", "A00001L8")
+
+
 @pytest.mark.parametrize("how", ["retired", "missing", "outside", "door", "other volume"])
 def test_what_can_not_be_written_is_not_chosen(books: Books, how: str) -> None:
     a_set(books, 1, 10, 20)
