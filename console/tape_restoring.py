@@ -41,7 +41,7 @@ from tape.librarian import Librarian, find_cartridge
 from tape.library import Library, open_library
 from tape.reach import parts_for
 from tape.rebuild import Rebuilt
-from tape.restore import part_of_full, rebuild, volume_of
+from tape.restore import part_of_full, rebuild_best, volume_of
 from tape.robot import Hands, Robot, Wanted
 from tape.scan import Scan, scan_library
 from tape.shopping import Shopping, find_set
@@ -121,13 +121,10 @@ def _robot_without_books(library: Library) -> Robot:
 def _rebuilt(chosen: Chosen, root: Path, directory: str) -> Rebuilt:
     """A store from the best set of a volume, registered as any other."""
     with _librarian(chosen.home, "rebuilding a store") as (catalogue, librarian):
-        found = chosen.shopping(catalogue.state)
-        # A store to go on with has everything that the set has.
-        parts = parts_for(catalogue.state, found.tape_set, found.reach.last_lsn)
-        made = rebuild(
+        made, _ = rebuild_best(
             librarian.robot,
             catalogue,
-            found._replace(parts=parts),
+            lambda state: _whole(state, chosen.shopping(state)),
             root,
             directory=directory,
             ring=chosen.ring(),
@@ -136,6 +133,11 @@ def _rebuilt(chosen: Chosen, root: Path, directory: str) -> Rebuilt:
         librarian.robot.put_all_away()
     register(made.store)
     return made
+
+
+def _whole(state: State, found: Shopping) -> Shopping:
+    """Everything that the set has: a store to go on with needs no less."""
+    return found._replace(parts=parts_for(state, found.tape_set, found.reach.last_lsn))
 
 
 @contextlib.contextmanager
@@ -207,11 +209,10 @@ def restore(chosen: Chosen, request: Request, scratch: str, as_json: bool) -> Ex
     folder = Path(tempfile.mkdtemp(prefix=".cdpfs-restore-", dir=parent))
     try:
         with _librarian(chosen.home, "restoring") as (catalogue, librarian):
-            shopping = chosen.shopping(catalogue.state)
-            made = rebuild(
+            made, shopping = rebuild_best(
                 librarian.robot,
                 catalogue,
-                shopping,
+                chosen.shopping,
                 folder / "store",
                 ring=chosen.ring(),
                 say=_say,

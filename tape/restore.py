@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from store import durable
+from store.errors import BaselineError
 from store.keys import KeyRing
 from store.types import Lsn
 from tape.archive_reader import ArchiveReader
@@ -25,7 +27,7 @@ from tape.reach import Part
 from tape.rebuild import Rebuild, Rebuilt
 from tape.robot import Robot, Wanted
 from tape.shopping import Shopping, shopping_text
-from tape.writer import blocks_of, to_file
+from tape.writer import blocks_of, read_back, to_file
 
 
 def volume_of(state: State, name: str) -> str:
@@ -69,8 +71,8 @@ def rebuild(
 ) -> Rebuilt:
     """Make a store at `root` from a set; a run that was cut short is gone on with.
 
-    NeedsCartridge before anything moves. BadArchive and MediaError when an archive can't be read:
-    it is on the books then. KeyMissing, StoreError.
+    NeedsCartridge before anything moves. BadArchive when an archive can't be read: it is on the
+    books then. KeyMissing, StoreError.
     """
     require(shopping)
     with Rebuild(root, directory) as made:
@@ -79,17 +81,69 @@ def rebuild(
             say(f"reading file {archive.file} of {cartridge.name}")
             try:
                 made.take(reader_of(drive, archive, ring))
-            except (BadArchive, MediaError) as error:
-                catalogue.append(
-                    ArchiveBad(
-                        time_ns=robot.now_ns(),
-                        label_id=cartridge.label_id,
-                        file=archive.file,
-                        what=str(error),
-                    )
-                )
-                raise
+            except (BadArchive, MediaError, BaselineError) as error:
+                if isinstance(error, BaselineError) and _is_as_written(drive, archive):
+                    raise  # it is not the cartridge
+                _note_bad(robot, catalogue, cartridge, archive, error)
+                raise BadArchive(f"file {archive.file} of {cartridge.name}: {error}") from error
         return made.finish()
+
+
+def _is_as_written(drive: Drive, archive: Archive) -> bool:
+    """Are the bytes on the cartridge those that were put there?"""
+    try:
+        drive.to_file(archive.file)
+        return read_back(drive).digest == archive.digest
+    except MediaError:
+        return False
+
+
+def _note_bad(
+    robot: Robot,
+    catalogue: CatalogueFile,
+    cartridge: Cartridge,
+    archive: Archive,
+    error: Exception,
+) -> None:
+    catalogue.append(
+        ArchiveBad(
+            time_ns=robot.now_ns(),
+            label_id=cartridge.label_id,
+            file=archive.file,
+            what=str(error),
+        )
+    )
+
+
+def rebuild_best(
+    robot: Robot,
+    catalogue: CatalogueFile,
+    choose: Callable[[State], Shopping],
+    root: Path,
+    *,
+    directory: str = "",
+    ring: KeyRing | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[Rebuilt, Shopping]:
+    """As `rebuild`, from the set that `choose` finds; from the next best when one can't be read.
+
+    Only a store that this call has begun is taken away for it. NoSuchSet when there is none left.
+    """
+    fresh = not (root / "volume.toml").exists()
+    while True:
+        shopping = choose(catalogue.state)
+        try:
+            made = rebuild(
+                robot, catalogue, shopping, root, directory=directory, ring=ring, say=say
+            )
+        except BadArchive as error:
+            if not fresh:
+                raise
+            # It is on the books now, so that the same can't be chosen for ever.
+            say(f"{error}: looking for another set")
+            durable.drop_tree(root)
+            continue
+        return made, shopping
 
 
 def _wanted(shopping: Shopping, made: Rebuild) -> Iterator[tuple[Cartridge, Archive]]:
