@@ -9,6 +9,8 @@
     image   snapshots of file system images (ext4, xfs) under load
     guest   a virtual machine whose memory is lost
     link    everything between a replicating volume and its vault, and both ends
+    tape    a tape library day by day: faults of drives, cartridges, changer and people, kills; each
+            day counts as one, and every kept point is restorable at its end
 
 Prints the seed first and `N passed, N failed` last; one kill or cut with everything that was
 checked after it counts as one. With the same seed the same things are tried, though a kill hits
@@ -32,14 +34,16 @@ from pathlib import Path
 from tests.crash import disk_cuts, guests, images, tree_cuts, vault_cuts
 from tests.crash.campaign import Campaign, Failed
 from tests.crash.link_faults import LinkCampaign
+from tests.tape.conftest import memory_folder
+from tests.tape.year import YEAR_START_NS, Year
 
 Survived = tuple[int, str]
 """How many kills or cuts were survived, and what went wrong, "" for nothing."""
 
 Say = Callable[[str], None]
 
-LONG = {"kill": 220, "disk": 900, "vault": 600, "image": 60, "guest": 56, "link": 520}
-SHORT = {"kill": 20, "disk": 80, "vault": 60, "image": 4, "guest": 2, "link": 40}
+LONG = {"kill": 220, "disk": 900, "vault": 600, "image": 60, "guest": 56, "link": 520, "tape": 365}
+SHORT = {"kill": 20, "disk": 80, "vault": 60, "image": 4, "guest": 2, "link": 40, "tape": 15}
 OF_ONE_VOLUME = {
     "kill": 22,
     "disk": 300,
@@ -47,12 +51,15 @@ OF_ONE_VOLUME = {
     "image": 6,
     "guest": guests.MOST_OF_ONE_START,
     "link": 120,
+    "tape": 365,
 }
 TREE_SHARE = 5
 """One in so many cuts of kind `disk` is one of the backing tree."""
 
 SCRIPT_STEPS = 60
 SHORT_SCRIPT_STEPS = 25
+TAPE_FAULT_RATE = 0.15
+"""Of the spooler's runs; each night has one more than go wrong."""
 VAULT_ROUNDS = 12
 """Rounds of changes in the history that a vault is sent."""
 
@@ -188,6 +195,22 @@ def _guest(base: Path, seed: int, count: int, short: bool) -> Survived:
     return guests.campaign(base, seed, count, _say)
 
 
+def _tape(base: Path, seed: int, count: int, short: bool) -> Survived:
+    with memory_folder() as folder:
+        year, survived = Year(Path(folder), seed, YEAR_START_NS, TAPE_FAULT_RATE), 0
+        try:
+            while survived < count:
+                year.day(check_stores=True)
+                survived += 1
+        except AssertionError as error:
+            return survived, str(error)
+        finally:
+            year.close()
+        _say(f"{len(year.site.points)} points, {year.checks.rebuilt} stores rebuilt")
+        _say(", ".join(f"{number} {name}" for name, number in sorted(year.faults.items())))
+    return survived, ""
+
+
 CAMPAIGNS: dict[str, Callable[[Path, int, int, bool], Survived]] = {
     "kill": _kill,
     "disk": _disk,
@@ -195,6 +218,7 @@ CAMPAIGNS: dict[str, Callable[[Path, int, int, bool], Survived]] = {
     "image": _image,
     "guest": _guest,
     "link": _link,
+    "tape": _tape,
 }
 
 

@@ -13,11 +13,7 @@ from pathlib import Path
 import pytest
 from whenever import reset_system_tz
 
-from tests.tape.clock import NS_PER_S
-from tests.tape.year import TROUBLES, Year
-
-START_NS = 1_772_665_200 * NS_PER_S
-"""2026-03-05T00:00 in Berlin."""
+from tests.tape.year import TROUBLES, YEAR_START_NS, Year
 
 pytestmark = pytest.mark.expects_warnings
 
@@ -35,7 +31,7 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def run(base: Path, seed: int, days: int, fault_rate: float, check_every: int) -> Year:
     print(f"seed {seed}")
-    year = Year(base, seed, START_NS, fault_rate)
+    year = Year(base, seed, YEAR_START_NS, fault_rate)
     for day in range(days):
         year.day(check_stores=day % check_every == check_every - 1)
     year.close()

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from store.journal import Journal
 from tape.catalogue_file import CatalogueFile, read_catalogue
-from tape.changer import Element
 from tape.errors import NoScratch
 from tape.librarian import Librarian
 from tape.library import Library, open_library
@@ -46,6 +45,8 @@ from tests.tape.spooling import (
 TREE_BYTES = 500_000
 CHANGES = (0.03, 0.08)
 """Of the capacity of a cartridge, each day."""
+YEAR_START_NS = 1_772_665_200 * NS_PER_S
+"""2026-03-05T00:00 in Berlin."""
 HOUR_NS = 3600 * NS_PER_S
 DAY_NS = DAY_S * NS_PER_S
 TROUBLES = (
@@ -172,9 +173,7 @@ class Year:
     def people(self) -> None:
         """What lies in the doors is taken away; what need not be away any longer comes back."""
         with self._librarian() as (library, librarian):
-            for door in library.changer.inventory().doors:
-                if door.full:
-                    self._take_away(library, door)
+            self._take_away(library)
             sets = self._sets(self.outside, "offsite")
             self.outside_lsn = max([self.outside_lsn, *(each.last_lsn for each in sets)])
             librarian.take_inventory()
@@ -190,17 +189,27 @@ class Year:
                 self.returned += 1
             self._take_in(librarian)
 
-    def _take_away(self, library: Library, door: Element) -> None:
+    def _take_away(self, library: Library) -> None:
         assert library.virtual is not None
-        label = self.cartridges.label(door.barcode)
-        assert label is not None and label.pool == "offsite", f"{door} is to stay here"
-        library.virtual.take_out(door.number)
-        self.outside.add(door.barcode)
+        for door in library.changer.inventory().doors:
+            if door.full:
+                label = self.cartridges.label(door.barcode)
+                assert label is not None and label.pool == "offsite", f"{door} is to stay here"
+                library.virtual.take_out(door.number)
+                self.outside.add(door.barcode)
 
     def _new_cartridge(self) -> None:
-        """A person buys one."""
+        """A person buys one, and throws those away that failed before anything was on them."""
         with self._librarian() as (library, librarian):
             assert library.virtual is not None
+            self._take_away(library)
+            file = PlacesFile(self.home, "CLN")
+            places = file.read()
+            for cartridge in librarian.state.cartridges.values():
+                if cartridge.closed_ns and not cartridge.archives and cartridge.place == "slot":
+                    places.slots[cartridge.number - 1] = ""
+            file.write(places)
+            librarian.take_inventory()
             library.virtual.insert_blank()
             self._take_in(librarian)
             self.bought += 1
