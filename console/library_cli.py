@@ -16,6 +16,12 @@ LibraryOption = Annotated[
         "--library", metavar="L", help="The library's folder, if it is not the one of DIR's volume."
     ),
 ]
+VolumeName = Annotated[
+    str,
+    typer.Option(
+        "--volume", metavar="V", help="Which volume, by name or UUID, if the library has several."
+    ),
+]
 VolumeDirectory = Annotated[
     str, typer.Option("--dir", metavar="DIR", help="Any path inside a volume of the library.")
 ]
@@ -214,13 +220,14 @@ def shopping_list(
         str | None, typer.Option(metavar="POOL", help="Of this pool only, such as offsite.")
     ] = None,
     library: LibraryOption = None,
+    volume: VolumeName = "",
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Which cartridges a restore needs, and where they are."""
     from console.tape_shopping import shopping_list as run
 
-    run(directory, store, library, at, pool, as_json)
+    run(directory, store, library, volume, at, pool, as_json)
 
 
 @app.command()

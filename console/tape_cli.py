@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from console import library_cli
-from console.library_cli import LibraryOption, VolumeDirectory
+from console.library_cli import LibraryOption, VolumeDirectory, VolumeName
 from console.options import Directory, Exact, JsonOption, Limit, StoreOption
 
 app = typer.Typer(
@@ -69,12 +69,6 @@ def open_archive(
     run(archive, key_file)
 
 
-VolumeName = Annotated[
-    str,
-    typer.Option(
-        "--volume", metavar="V", help="Which volume, by name or UUID, if the library has several."
-    ),
-]
 PoolOption = Annotated[
     str, typer.Option("--pool", metavar="P", help="From this pool only, such as offsite.")
 ]

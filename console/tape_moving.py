@@ -6,6 +6,7 @@ with the library these commands end with LibraryBusy.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from console.tape_attaching import open_books
 from console.tape_books import cartridge_json, show_cartridges, stranger_json
 from console.volumes import volume_of
 from store.errors import NoSuchVolume
-from store.volume import Store
+from store.volume import Store, list_stores
 from tape.catalogue import AnyEvent, Moved, Recycled, Retired, SetClosed
 from tape.catalogue_state import Cartridge, State
 from tape.changer import Element
@@ -28,7 +29,7 @@ from tape.choice import is_cleaning
 from tape.errors import NoSuchCartridge
 from tape.librarian import NO_ROOM, Found, Librarian, find_cartridge
 from tape.library import Library
-from tape.settings import TapeSettings, load_settings
+from tape.settings import PoolSettings, TapeSettings, load_settings
 from tape.shopping import to_send_out
 
 
@@ -50,6 +51,31 @@ def required_settings(store: Store) -> TapeSettings:
         directory = path_text(store.config.directory)
         raise WrongUse(f"{directory} has no tape library", "begin with it: cdpfs tape attach DIR")
     return settings
+
+
+def volumes_of(
+    path: str, store_root: str | None, home: str | None
+) -> list[tuple[Store, TapeSettings]]:
+    """The volumes that are meant: the one that `path` lies in, if its copies are in the library
+    `home` or none is named; else all of this machine that have them there. WrongUse.
+    """
+    if home is None:
+        store = volume_of(path, store_root)
+        return [(store, required_settings(store))]
+    try:
+        named = [volume_of(path, store_root)]
+    except NoSuchVolume:
+        named = []
+    place = os.path.realpath(home)
+    return _attached_to(place, named) or _attached_to(place, list_stores())
+
+
+def _attached_to(home: str, stores: Sequence[Store]) -> list[tuple[Store, TapeSettings]]:
+    return [
+        (store, settings)
+        for store in stores
+        if (settings := load_settings(store.root)) is not None and settings.library == home
+    ]
 
 
 @contextmanager
@@ -255,7 +281,7 @@ def send_out(path: str, store_root: str | None, home: str | None, out: Outgoing)
         if out.names:
             wanted = [(find_cartridge(state, name), out.place or "off-site") for name in out.names]
         else:
-            wanted = _due(state, path, store_root, out)
+            wanted = _due(state, volumes_of(path, store_root, home), out)
         doors = [librarian.send_out(each, place) for each, place in wanted]
         if out.taken:
             if library.virtual is None:
@@ -282,27 +308,40 @@ def export(
 
 
 def _due(
-    state: State, path: str, store_root: str | None, out: Outgoing
+    state: State, volumes: Sequence[tuple[Store, TapeSettings]], out: Outgoing
 ) -> list[tuple[Cartridge, str]]:
-    """The cartridges of a pool, or those whose rotation has come, and where they go."""
-    store = volume_of(path, store_root)
-    settings = required_settings(store)
-    now_ns, uuid = time.time_ns(), store.config.uuid
+    """The cartridges of a pool, or those whose rotation has come, and where they go. WrongUse."""
+    now_ns = time.time_ns()
+    pools = [(store.config.uuid, pool) for store, settings in volumes for pool in settings.pools]
+    if out.pool is not None:
+        return _of_pool(state, pools, out.pool, out.place)
     found: list[tuple[Cartridge, str]] = []
-    for pool in settings.pools if out.pool is None else [settings.pool(out.pool)]:
+    for uuid, pool in pools:
         weekly = pool.rotation()
-        place = out.place or (pool.rotate.place if pool.rotate else "off-site")
-        if out.pool is not None:
-            going = [
-                each
-                for each in state.cartridges.values()
-                if (each.label.volume_uuid, each.label.pool) == (uuid, pool.name)
-                and each.present
-                and each.archives
-            ]
-        elif weekly is not None:
+        if weekly is not None:
             going = to_send_out(state, uuid, pool.name, weekly, now_ns)
-        else:
-            going = []
-        found += [(each, place) for each in going]
+            found += [(each, out.place or _place(pool)) for each in going]
     return found
+
+
+def _of_pool(
+    state: State, pools: Sequence[tuple[str, PoolSettings]], name: str, place: str
+) -> list[tuple[Cartridge, str]]:
+    """All of a pool: of the volumes that are meant, or of any when no volume here is known."""
+    places = {uuid: _place(pool) for uuid, pool in pools if pool.name == name}
+    known = {uuid for uuid, _ in pools}
+    written = [each for each in state.cartridges.values() if each.archives]
+    if not places and (known or all(each.label.pool != name for each in written)):
+        names = sorted({pool.name for _, pool in pools} or {each.label.pool for each in written})
+        raise WrongUse(f"there is no pool {name}", f"there are: {', '.join(names) or 'none'}")
+    return [
+        (each, place or places.get(each.label.volume_uuid, "off-site"))
+        for each in written
+        if each.label.pool == name
+        and each.present
+        and (not known or each.label.volume_uuid in places)
+    ]
+
+
+def _place(pool: PoolSettings) -> str:
+    return pool.rotate.place if pool.rotate else "off-site"

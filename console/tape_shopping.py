@@ -12,9 +12,12 @@ from console.output import print_json, say, time_text
 from console.tape_books import cartridge_json, set_json
 from console.tape_moving import library_of
 from console.volumes import volume_of
+from store.errors import NoSuchVolume
 from tape.catalogue_file import read_catalogue
 from tape.catalogue_state import State
 from tape.library import CATALOGUE_NAME
+from tape.library import load_settings as load_library
+from tape.restore import volume_of as volume_on_tape
 from tape.shopping import Shopping, find_set, shopping_text
 from timetravel.moment import AtLsn, AtTime, parse_moment
 
@@ -23,14 +26,17 @@ def shopping_list(
     path: str,
     store_root: str | None,
     home: str | None,
+    volume: str,
     moment: str,
     pool: str | None,
     as_json: bool,
 ) -> None:
     """Print what has to be brought, and what is read, to restore a volume as of a moment."""
-    store = volume_of(path, store_root)
-    state = read_catalogue(library_of(path, store_root, home) / CATALOGUE_NAME)
-    found = _find(state, store.config.uuid, moment, pool)
+    place = library_of(path, store_root, home)
+    load_library(place)  # NoSuchLibrary is told before the catalogue that is not there either
+    state = read_catalogue(place / CATALOGUE_NAME)
+    uuid = volume_on_tape(state, volume) if volume else _volume(state, path, store_root, home)
+    found = _find(state, uuid, moment, pool)
     if as_json:
         print_json(_json(state, found))
         return
@@ -41,6 +47,20 @@ def shopping_list(
         count = len(part.archives)
         say(f"read        {shopping_text([part.cartridge])}: {count} archives")
     say(f"bring       {shopping_text(found.missing) or 'nothing: all of it is in the library'}")
+
+
+def _volume(state: State, path: str, store_root: str | None, home: str | None) -> str:
+    """The UUID of the volume that `path` lies in; with a library named in which it has nothing,
+    of the only one that is on tape there. NoSuchSet, NoSuchVolume.
+    """
+    try:
+        uuid = volume_of(path, store_root).config.uuid
+    except NoSuchVolume:
+        if home is None:
+            raise
+        return volume_on_tape(state, "")
+    on_tape = home is None or any(each.volume_uuid == uuid for each in state.sets.values())
+    return uuid if on_tape else volume_on_tape(state, "")
 
 
 def _find(state: State, volume_uuid: str, text: str, pool: str | None) -> Shopping:

@@ -20,9 +20,7 @@ from console.tape_books import (
     stranger_json,
     when_json,
 )
-from console.tape_moving import library_of
-from console.volumes import volume_of
-from store.errors import NoSuchVolume
+from console.tape_moving import library_of, volumes_of
 from store.holds import read_holds
 from store.volume import Store
 from tape.alarms import free_cartridges, library_alarms
@@ -56,13 +54,9 @@ def show_status(
 
 
 def _volume(path: str, store_root: str | None, home: str | None) -> Store | None:
-    """The volume; None when only a library was asked for."""
-    try:
-        return volume_of(path, store_root)
-    except NoSuchVolume:
-        if home is None:
-            raise
-        return None
+    """The volume; None when only a library was asked for, or several volumes share it."""
+    meant = volumes_of(path, store_root, home)
+    return meant[0][0] if len(meant) == 1 else None
 
 
 def _gather(

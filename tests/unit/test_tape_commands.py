@@ -15,6 +15,7 @@ from tape.catalogue_file import CatalogueFile, read_catalogue
 from tape.library import open_library
 from tape.settings import load_settings
 from tests.commandline import run_cdpfs
+from tests.tape_books import Books
 
 
 class Site:
@@ -241,3 +242,32 @@ def test_write_protected_and_foreign_cartridges_have_exit_codes_of_their_own(sit
     assert any("A00002L8 in slot 7 is foreign" in each for each in said["alarms"])
     site.on_library("label", "A00002L8", code=ExitCode.MEDIA)
     site.on_library("label", "A00002L8", "--force")
+
+
+def test_a_library_that_is_named_needs_no_protected_directory(site: Site) -> None:
+    site.attach("--copies", "onsite,offsite", "--place", "offsite=the bank")
+    books = Books()
+    books.cartridge(1, "offsite")
+    tape_set = books.open_set(1, "offsite")
+    books.full(tape_set, 1)
+    books.log(tape_set, 1, 5)
+    with CatalogueFile.open(site.home / "catalogue") as catalogue:
+        catalogue.append(*books.events)
+    listed = site.json("shopping-list")
+    assert [each["cartridge"]["barcode"] for each in listed["read"]] == ["A00001L8"]
+    assert site.json("shopping-list", "--volume", "shop") == listed
+    site.on_library("shopping-list", "--volume", "other", code=ExitCode.NO_MOMENT)
+    site.on_library("export", "--pool", "nowhere", code=ExitCode.USAGE)
+    (out,) = site.json("export", "--pool", "offsite")
+    assert (out["barcode"], out["place"]) == ("A00001L8", "door")
+    assert "nothing is due" in site.on_library("export")
+
+
+def test_a_volume_of_another_library_is_not_mistaken_for_one_of_the_named(
+    site: Site, tmp_path: Path
+) -> None:
+    site.attach()
+    other = str(tmp_path / "other")
+    site.run("create-library", other, "--slots", "2", "--capacity", "64M")
+    said = site.on_volume("status", "--library", other, "--json")
+    assert json.loads(said)["volume"] is None
