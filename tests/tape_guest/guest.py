@@ -1,6 +1,6 @@
 """What runs inside the test machine (`scripts/testvm`) with a tape library.
 
-    python -m tests.tape_guest.guest PART... [--short]
+    python -m tests.tape_guest.guest PART...
 
 `SHARE/PART.result` says "passed", or what is wrong.
 """
@@ -17,11 +17,16 @@ from typing import NamedTuple
 from console.tape_calibrate import calibrate as measure
 from tape.errors import BadCartridge, TapeError
 from tape.library import create_real, open_library
+from tape.mtx_changer import MtxChanger
+from tests.hardware.own_library import SHIPPED_SCRIPT
+from tests.tape_guest.vault import Failed, Life, live
 from tests.volume import SOURCE
 
 SHARE = Path("/run/testvm")
-PARTS = ("suites", "calibrate")
-CARTRIDGE_MB = 8
+PARTS = ("suites", "calibrate", "vault")
+SHORT_PARTS = ("suites", "vault")
+DISK = "/dev/vda"
+CARTRIDGE_MB = 2
 
 
 class Devices(NamedTuple):
@@ -92,13 +97,34 @@ def calibrate(devices: Devices) -> str:
     return "a cartridge with data on it was overwritten"
 
 
+def vault(devices: Devices) -> str:
+    """A volume's life; the cartridge that the suites have written on is foreign to it."""
+    blank(devices, 2)
+    subprocess.run(["modprobe", "-a", "virtio_blk", "ext4", "fuse"], check=True)
+    place = Path("/mnt/machine")
+    place.mkdir()
+    subprocess.run(["mount", DISK, place], check=True)
+    live(Life(place, devices.changer, devices.drives, CARTRIDGE_MB << 20))
+    return "passed"
+
+
+def blank(devices: Devices, *slots: int) -> None:
+    """Make cartridges as good as blank."""
+    changer = MtxChanger(str(SHIPPED_SCRIPT), devices.changer, devices.drives)
+    for slot in slots:
+        changer.load(slot, 0)
+        subprocess.run(["mt", "-f", devices.drives[0], "rewind"], check=True)
+        subprocess.run(["mt", "-f", devices.drives[0], "weof"], check=True)
+        changer.unload(0, slot)
+
+
 def main(arguments: list[str]) -> None:
     """See the module."""
     devices = start_library()
-    for part in (word for word in arguments if word != "--short"):
+    for part in arguments:
         try:
-            result = {"suites": suites, "calibrate": calibrate}[part](devices)
-        except (TapeError, OSError, subprocess.CalledProcessError):
+            result = {"suites": suites, "calibrate": calibrate, "vault": vault}[part](devices)
+        except (AssertionError, Failed, TapeError, OSError, subprocess.CalledProcessError):
             result = traceback.format_exc()
         temporary = SHARE / f"{part}.part"
         temporary.write_text(result)
