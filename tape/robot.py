@@ -82,6 +82,7 @@ class Robot:
         self._changer = hands.changer
         self._labels: dict[int, Label] = {}
         """Of the cartridges in the drives, by the drive's number."""
+        self._why_dead: TapeError | None = None
 
     def now_ns(self) -> int:
         """The time that goes into the books."""
@@ -207,7 +208,7 @@ class Robot:
             except DriveDead as error:
                 self._give_up(drive, error)
                 element = Element(self._rescue(drive), True, element.barcode)
-        failure: TapeError = DriveDead("no drive is left that works")
+        failure: TapeError = self._no_drive()
         for drive in self._by_readiness(free):
             try:
                 self.put_away(drive)
@@ -221,6 +222,11 @@ class Robot:
                 self._give_up(drive, error)
                 element = element._replace(number=self._rescue(drive))
         raise failure
+
+    def _no_drive(self) -> DriveDead:
+        """With what made the last one of them unusable, which is what a person can mend."""
+        text, why = "no drive is left that works", self._why_dead
+        return DriveDead(text) if why is None else DriveDead(f"{text}: {why}", why.hint)
 
     def _by_readiness(self, free: Callable[[Drive], bool]) -> list[Drive]:
         """The drives that may take a cartridge; empty ones first."""
@@ -271,6 +277,7 @@ class Robot:
     def _give_up(self, drive: Drive, error: TapeError) -> None:
         log.warning("%s is not used any more: %s", drive.name, error)
         self._hands.dead.add(drive.number)
+        self._why_dead = error
         self._hands.record(
             Faulted(time_ns=self._hands.now_ns(), label_id="", drive=drive.number, what=str(error))
         )

@@ -11,7 +11,7 @@ import pytest
 
 import tape.stage
 from store.holds import read_holds
-from tape.errors import ArchiveTooLarge, NoScratch, StageFull
+from tape.errors import ArchiveTooLarge, DriveDead, NoScratch, StageFull
 from tape.library import Library, open_library
 from tape.plan import covered_lsn
 from tape.reach import reach_of
@@ -43,6 +43,15 @@ def with_faults(*faults: DriveFaults) -> Callable[[Library], Library]:
         return replace(library, drives=tuple(drives))
 
     return wrap
+
+
+@pytest.mark.expects_warnings
+def test_that_no_drive_is_left_is_told_with_what_was_wrong_with_the_last(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, slots=4, drives=1)
+    fill(scene, 6, 1)
+    with pytest.raises(DriveDead, match=r"no drive is left that works: .* does not answer"):
+        scene.spool(wrap=with_faults(DriveFaults(dead_at_block=100)))
+    scene.close()
 
 
 def check_whole(scene: Scene) -> None:
