@@ -117,6 +117,7 @@ _BY_CLASS: dict[type[Exception], ExitCode] = {
     replicator.errors.BadParcel: ExitCode.DAMAGE,
     tape.errors.TapeError: ExitCode.FAILURE,
     tape.errors.LibraryBusy: ExitCode.BUSY,
+    tape.errors.LibraryUnwritable: ExitCode.SPACE,
     tape.errors.NotReady: ExitCode.LIBRARY,
     tape.errors.NoScratch: ExitCode.NO_SCRATCH,
     tape.errors.NeedsCartridge: ExitCode.NEEDS_CARTRIDGE,

@@ -3,6 +3,7 @@
 TapeError
 ├── TemporaryTapeError         trying again later can help
 │   ├── LibraryBusy            another process works with the library
+│   ├── LibraryUnwritable      the disk with the library's folder is full or read-only
 │   ├── NotReady               no cartridge in the drive, or it is still being loaded
 │   ├── StageFull              no room on disk for the archive that comes next
 │   ├── NoScratch              no cartridge that may be written, and none that may be recycled
@@ -52,6 +53,12 @@ class LibraryBusy(TemporaryTapeError):
     """Another process works with the library."""
 
     hint = "wait until it has ended; `cdpfs tape status` shows what is going on"
+
+
+class LibraryUnwritable(TemporaryTapeError):
+    """The disk with the library's folder is full or read-only."""
+
+    hint = "make room on that disk, or mount it writable"
 
 
 class NotReady(TemporaryTapeError):
@@ -174,7 +181,10 @@ class BadSettings(TapeError):
 class NoSuchLibrary(TapeError):
     """No library at that place."""
 
-    hint = "make one: cdpfs tape create-library DIR"
+    hint = (
+        "bring it back to where it was (mount its disk); if there never was one: "
+        "cdpfs tape create-library L"
+    )
 
 
 class NoSuchCartridge(TapeError):

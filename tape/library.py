@@ -12,6 +12,7 @@ a time. Blocking calls; any thread may open, one uses what it got. It knows noth
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import tomllib
@@ -27,7 +28,13 @@ import tomli_w
 from store import durable
 from tape.changer import Changer
 from tape.drive import Drive
-from tape.errors import BadSettings, LibraryBusy, LibraryExists, NoSuchLibrary
+from tape.errors import (
+    BadSettings,
+    LibraryBusy,
+    LibraryExists,
+    LibraryUnwritable,
+    NoSuchLibrary,
+)
 from tape.layout import DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, Uuid
 from tape.mtx_changer import MtxChanger
 from tape.st_drive import StDrive
@@ -197,7 +204,8 @@ def load_settings(home: Path) -> LibrarySettings:
 def open_library(home: Path, doing: str) -> Iterator[Library]:
     """The library, for this process alone until the block ends; its drives are closed then.
 
-    `doing` is what others are told who find it busy. LibraryBusy, NoSuchLibrary, BadSettings.
+    `doing` is what others are told who find it busy. LibraryBusy, LibraryUnwritable,
+    NoSuchLibrary, BadSettings.
     """
     settings = load_settings(home)
     with _locked(home, doing):
@@ -225,7 +233,12 @@ def _real_changer(shape: RealShape) -> MtxChanger:
 
 @contextlib.contextmanager
 def _locked(home: Path, doing: str) -> Iterator[None]:
-    fd = os.open(home / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(home / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, *durable.NO_SPACE):
+            raise
+        raise LibraryUnwritable(f"nothing can be written to {home}: {error.strerror}") from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -233,7 +246,10 @@ def _locked(home: Path, doing: str) -> Iterator[None]:
             holder = os.pread(fd, _MAX_HOLDER_BYTES, 0).decode(errors="replace").strip()
             raise LibraryBusy(f"{home} is in use by {holder or 'another process'}") from None
         os.truncate(fd, 0)
-        os.pwrite(fd, f"process {os.getpid()} ({doing})\n".encode()[:_MAX_HOLDER_BYTES], 0)
+        # Only for people: on a full disk the lock holds without it.
+        with contextlib.suppress(OSError):
+            us = f"process {os.getpid()} ({doing})\n".encode()
+            os.pwrite(fd, us[:_MAX_HOLDER_BYTES], 0)
         yield
         os.truncate(fd, 0)
     finally:
