@@ -18,11 +18,20 @@ import msgspec
 
 from tape.archive_reader import ArchiveReader
 from tape.archive_writer import Written
-from tape.catalogue_state import Archive, Cartridge, State, TapeSet, Where
+from tape.catalogue import Finding
+from tape.catalogue_state import Archive, Cartridge, State, StrangerFacts, TapeSet, Where
 from tape.changer import Element
 from tape.choice import is_cleaning
 from tape.drive import Drive
-from tape.errors import BadCartridge, EndOfData, MediaError, NeedsCartridge
+from tape.errors import (
+    BadCartridge,
+    EndOfData,
+    MediaError,
+    NeedsCartridge,
+    NewerCartridge,
+    NoLabel,
+    TapeError,
+)
 from tape.layout import ArchiveHead, Label
 from tape.library import Library
 from tape.robot import Robot
@@ -30,6 +39,7 @@ from tape.writer import blocks_of
 
 log = logging.getLogger(__name__)
 
+MAX_NOTE_CHARS: Final = 200
 MAX_CATALOGUE_BYTES: Final = 1 << 30
 _state = msgspec.json.Decoder(State)
 
@@ -61,7 +71,9 @@ def scan_library(robot: Robot, library: Library, now_ns: int, say: Callable[[str
     robot.put_all_away()
     there = library.changer.inventory(rescan=True)
     found: list[Read] = []
+    others: list[StrangerFacts] = []
     strangers: list[tuple[Element, str]] = []
+    doors = {each.number for each in there.doors}
     for element in (*there.slots, *there.doors):
         if not element.full or is_cleaning(element.barcode, library.settings.cleaning_prefix):
             continue
@@ -74,11 +86,30 @@ def scan_library(robot: Robot, library: Library, now_ns: int, say: Callable[[str
             label = robot.label_of(drive)
         except (BadCartridge, MediaError) as error:
             strangers.append((element, str(error)))
-            robot.put_away(drive)
+            slot = robot.put_away(drive)
+            others.append(
+                StrangerFacts(
+                    barcode=element.barcode,
+                    slot=slot,
+                    finding=_finding(error),
+                    door=slot in doors,
+                    note=str(error)[:MAX_NOTE_CHARS],
+                    seen_ns=now_ns,
+                )
+            )
             continue
         read = _read_cartridge(drive, label, element)
         found.append(read._replace(slot=robot.put_away(drive)))
-    return Scan(state_of(found, now_ns), found, strangers)
+    state = state_of(found, now_ns)
+    state.strangers = {each.slot: each for each in others}
+    return Scan(state, found, strangers)
+
+
+def _finding(error: TapeError) -> Finding:
+    """What a cartridge is whose label can't be read."""
+    if isinstance(error, NoLabel):
+        return "blank" if error.blank else "foreign"
+    return "newer" if isinstance(error, NewerCartridge) else "unreadable"
 
 
 def _read_cartridge(drive: Drive, label: Label, element: Element) -> Read:
