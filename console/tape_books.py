@@ -109,7 +109,8 @@ def show_cartridges(state: State) -> None:
     for other in sorted(state.strangers.values(), key=lambda each: each.slot):
         words = {"unknown": "not looked at yet"}.get(other.finding, other.finding)
         note_text = f": {other.note}" if other.note and other.finding != "blank" else ""
-        say(f"{other.barcode or 'no barcode'}  slot {other.slot}  {words}{note_text}")
+        where = "import/export slot" if other.door else "slot"
+        say(f"{other.barcode or 'no barcode'}   {where} {other.slot}   {words}{note_text}")
 
 
 def age_text(time_ns: int) -> str:

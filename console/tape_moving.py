@@ -224,7 +224,8 @@ def take_in(home: Path, blank: int, cartridges: Sequence[str], as_json: bool) ->
         names = ", ".join(each.barcode or f"slot {each.slot}" for each in refused)
         raise ConsoleError(
             f"not taken in: {names}",
-            "take them out of the import slots, or write over them: cdpfs tape label --force",
+            "take them out of the import slots; what holds nothing that is needed can be written"
+            " over: cdpfs tape label BARCODE --force",
             code=ExitCode.MEDIA,
         )
 

@@ -33,7 +33,7 @@ from console.tape_attaching import open_books
 from console.volumes import relative_path
 from store.key_file import read_key_file
 from store.keys import KeyRing
-from store.volume import register
+from store.volume import Store, list_stores, register
 from tape.catalogue_file import CatalogueFile
 from tape.catalogue_state import State
 from tape.inventory import take_inventory
@@ -131,8 +131,20 @@ def _rebuilt(chosen: Chosen, root: Path, directory: str) -> Rebuilt:
             say=_say,
         )
         librarian.robot.put_all_away()
-    register(made.store)
+    register_copy(made.store)
     return made
+
+
+def register_copy(store: Store) -> None:
+    """Make the volume findable by its directory, unless it is here already: the mount goes on."""
+    for other in list_stores():
+        if other.root != store.root.resolve() and other.config.directory == store.config.directory:
+            note(
+                f"the volume of {path_text(store.config.directory)} is on this machine; this copy"
+                f" is read with --store {path_text(str(store.root))}"
+            )
+            return
+    register(store)
 
 
 def _whole(state: State, found: Shopping) -> Shopping:

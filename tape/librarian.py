@@ -143,7 +143,10 @@ class Librarian:
         if label.library_id == self._library.settings.uuid:
             note = "it has a label of this library that is not on the books: cdpfs tape scan"
         else:
-            note = f"it belongs to another library ({label.volume_name}, pool {label.pool})"
+            note = (
+                f"it belongs to another library ({label.volume_name}, pool {label.pool}); to read"
+                " it here: cdpfs tape scan"
+            )
         return "foreign", note, label
 
     def _slot_of(self, element: Element) -> int:

@@ -1,17 +1,21 @@
 """`cdpfs tape …` without a mount: what the commands say, their JSON and their exit codes."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from console.exit_codes import ExitCode
+from console.tape_restoring import register_copy
 from store.holds import place_hold, read_holds
 from store.types import Lsn
-from store.volume import Store, VolumeConfig
+from store.volume import Store, VolumeConfig, list_stores, register
 from tape.catalogue import SetOpened
 from tape.catalogue_file import CatalogueFile, read_catalogue
+from tape.errors import LibraryUnwritable
 from tape.library import open_library
 from tape.settings import load_settings
 from tests.commandline import run_cdpfs
@@ -271,3 +275,44 @@ def test_a_volume_of_another_library_is_not_mistaken_for_one_of_the_named(
     site.run("create-library", other, "--slots", "2", "--capacity", "64M")
     said = site.on_volume("status", "--library", other, "--json")
     assert json.loads(said)["volume"] is None
+
+
+def test_a_scan_notes_what_every_cartridge_is_also_those_of_nobody(site: Site) -> None:
+    with open_library(site.home, "test") as library:
+        library.changer.load(2, 0)
+        library.drives[0].open()
+        library.drives[0].write_block(b"somebody's data" * 100)
+        library.drives[0].write_filemark()
+        library.drives[0].close()
+        library.changer.unload(0, 2)
+    site.on_library("scan")
+    said = site.json("status")
+    assert [each["what"] for each in said["others"]] == ["blank", "foreign", "blank"]
+    assert said["free_cartridges"] == 2
+    assert not any("free cartridges are left" in each for each in said["alarms"])
+
+
+def test_a_copy_of_a_volume_that_is_here_is_not_taken_for_the_volume(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CDPFS_HOME", str(tmp_path / "home"))
+    register(site.store)
+    register_copy(Store.create(tmp_path / "copy", site.store.config))
+    assert [each.root for each in list_stores()] == [site.store.root]
+    (tmp_path / "home" / next((tmp_path / "home").iterdir()).name).unlink()
+    register_copy(Store.open(tmp_path / "copy"))
+    assert [each.root for each in list_stores()] == [tmp_path / "copy"]
+
+
+def test_a_library_on_a_read_only_disk_is_told_as_such(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object, *arguments: object, **more: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with (
+        pytest.raises(LibraryUnwritable, match="Read-only"),
+        open_library(site.home, "a test"),
+    ):
+        pass
