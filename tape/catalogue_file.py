@@ -48,6 +48,7 @@ MAX_SNAPSHOT_BYTES: Final = 1 << 30
 _MAGIC: Final = b"cdpfs-catalogue"
 _LOG_NAME = re.compile(r"events-(\d{1,18})\.log")
 _DIGITS: Final = 32
+_RECORD = re.compile(rb"[0-9a-f]{32} \d{1,18} \[")
 _READ_TRIES: Final = 20
 """How often a reader without the lock begins anew when a snapshot was taken meanwhile."""
 
@@ -361,6 +362,8 @@ def _check_torn(path: Path, number: int, data: bytes, at: int) -> None:
     rest = data[at:]
     if len(rest) > MAX_LINE_BYTES:
         raise DamagedCatalogue(f"{path} is damaged at byte {at}")
-    finished = rest.split(b"\n")[:-1]
-    if any(_parsed(number, None, line) is not None for line in finished):
-        raise DamagedCatalogue(f"{path} is damaged at byte {at}, in front of good records")
+    # Not only where lines begin: it may be a newline that is wrong.
+    for found in _RECORD.finditer(rest):
+        line, newline, _ = rest[found.start() :].partition(b"\n")
+        if (newline or found.start()) and _parsed(number, None, line) is not None:
+            raise DamagedCatalogue(f"{path} is damaged at byte {at}, in front of good records")

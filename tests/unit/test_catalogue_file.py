@@ -112,7 +112,8 @@ def test_every_other_wrong_byte_is_damage(folder: Path, written: CatalogueFile) 
     for path in (log_of(folder), folder / "snapshot"):
         whole = path.read_bytes()
         last = len(whole.splitlines(keepends=True)[-1]) if path.suffix else 0
-        for at in range(0, len(whole) - last, 7):
+        newlines = [at for at in range(len(whole) - last) if whole[at] == 10]
+        for at in sorted({*range(0, len(whole) - last, 7), *newlines}):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x20]) + whole[at + 1 :])
             with pytest.raises(DamagedCatalogue) as caught:
                 CatalogueFile.open(folder)
