@@ -5,6 +5,7 @@ TapeError
 │   ├── LibraryBusy            another process works with the library
 │   ├── LibraryUnwritable      the disk with the library's folder is full or read-only
 │   ├── NotReady               no cartridge in the drive, or it is still being loaded
+│   ├── BackupUnfinished       the initial backup of the volume is still going on
 │   ├── StageFull              no room on disk for the archive that comes next
 │   ├── NoScratch              no cartridge that may be written, and none that may be recycled
 │   ├── NeedsCartridge         what is asked for lies on cartridges that are not in the library
@@ -63,6 +64,12 @@ class LibraryUnwritable(TemporaryTapeError):
 
 class NotReady(TemporaryTapeError):
     """No cartridge in the drive, or it is still being loaded."""
+
+
+class BackupUnfinished(TemporaryTapeError):
+    """The initial backup of the volume is still going on: no full can be made yet."""
+
+    hint = "nothing to do: it is tried again; `cdpfs status` shows how far the initial backup is"
 
 
 class StageFull(TemporaryTapeError):

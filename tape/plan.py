@@ -189,7 +189,7 @@ def _reason_to_wait(state: State, rules: Rules, journal: JournalFacts, now_ns: i
     ):
         # Without a set the volume has no copy in this pool: that does not wait for more data.
         return None
-    if _is_over(tape_set.base_time_ns, rules.full_every_ns, now_ns):
+    if _is_over(tape_set.opened_ns, rules.full_every_ns, now_ns):
         return None
     if tape_set.opened_ns < rules.rotated_ns:
         return None
@@ -208,7 +208,7 @@ def _is_over(since_ns: int, span_ns: int, now_ns: int) -> bool:
 def _next_date(tape_set: TapeSet, rules: Rules) -> int | None:
     dates = [rules.rotates_ns] if rules.rotates_ns else []
     if rules.full_every_ns:
-        dates.append(tape_set.base_time_ns + rules.full_every_ns)
+        dates.append(tape_set.opened_ns + rules.full_every_ns)
     return min(dates, default=None)
 
 
@@ -239,7 +239,7 @@ def _with_set(state: State, tape_set: TapeSet, rules: Rules, now_ns: int, goal_l
         return CatalogueArchive(tape_set.set_id, sequence)
     if tape_set.opened_ns < rules.rotated_ns:
         return CloseSet(tape_set.set_id, True, "it goes out of the library")
-    if _is_over(tape_set.base_time_ns, rules.full_every_ns, now_ns):
+    if _is_over(tape_set.opened_ns, rules.full_every_ns, now_ns):
         return CloseSet(tape_set.set_id, True, "it is time for a new full")
     # Those for which there was no free door when they were finished with.
     going = cartridges_to_rotate(state, rules, now_ns)[: rules.free_doors]

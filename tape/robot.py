@@ -386,20 +386,23 @@ class Robot:
                 hands.record(
                     Cleaned(time_ns=hands.now_ns(), barcode=slot.barcode, drive=drive.number)
                 )
-                self._wait_until_cleaned(drive)
+                self._take_cleaned(drive, slot.number)
             finally:
                 hands.say("")
-            self._changer.unload(drive.number, slot.number)
             return True
         log.info("%s asks to be cleaned, and there is no cleaning cartridge for it", drive.name)
         return False
 
-    def _wait_until_cleaned(self, drive: Drive) -> None:
+    def _take_cleaned(self, drive: Drive, slot: int) -> None:
+        """Bring the cleaning cartridge back: a drive holds on to it for as long as it cleans."""
         waited_s = 0.0
-        while drive.status().cleaning_requested or drive.status().busy:
-            if waited_s >= CLEANING_LIMIT_S:
-                log.info("%s still asks to be cleaned", drive.name)
+        while True:
+            try:
+                self._changer.unload(drive.number, slot)
                 return
+            except ChangerJam:
+                if waited_s >= CLEANING_LIMIT_S:
+                    raise
             self._hands.pause(LOOK_S)
             waited_s += LOOK_S
 

@@ -13,7 +13,8 @@ from store.errors import StoreError
 from store.holds import drop_hold, read_holds
 from tape.archive_writer import printable
 from tape.bookkeeping import ends_of_sets
-from tape.catalogue import AnyEvent, Attached, Moved
+from tape.catalogue import AnyEvent, Attached, Moved, Recycled
+from tape.choice import Chooser
 from tape.errors import TapeError
 from tape.inventory import take_inventory
 from tape.plan import Rest, Rules
@@ -87,8 +88,27 @@ def spool(
             found[each.pool] = error
     work.tally.doing = "bringing the cartridges back"
     robot.put_all_away()
+    _keep_some_free(work)
     work.tally.doing = ""
     return found
+
+
+def _keep_some_free(work: Work) -> None:
+    """Give up what need not be kept, the oldest first, until enough cartridges are free."""
+    library, state = work.library, work.catalogue.state
+    while True:
+        chooser = Chooser(
+            state,
+            library.changer.inventory(),
+            library.settings.cleaning_prefix,
+            work.now_ns(),
+        )
+        cartridge = chooser.to_recycle(work.min_scratch)
+        if cartridge is None:
+            return
+        log.info("%s is given up: few cartridges are free", cartridge.name)
+        work.catalogue.append(Recycled(time_ns=work.now_ns(), label_id=cartridge.label_id))
+        work.cut("recycled")
 
 
 def close_left_pools(work: Work, pools: Collection[str]) -> None:

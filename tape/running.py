@@ -166,6 +166,7 @@ class SpoolerProcess:
                 library,
                 catalogue,
                 settings.archive_bytes_for(library.capacity_bytes),
+                settings.min_scratch,
                 ring=_ring(settings),
                 tally=self._tally,
                 check=self._check,

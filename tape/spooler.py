@@ -15,11 +15,13 @@ import uuid
 import msgspec
 
 from store.baseline_state import collect_state
+from store.errors import NotSeeded
 from store.holds import place_hold
 from store.types import Lsn
 from tape.archive_writer import Written, new_head
 from tape.catalogue import CartridgeClosed, SetClosed, SetOpened
 from tape.catalogue_state import State
+from tape.errors import BackupUnfinished
 from tape.facts import Barrier, given_back, journal_facts, newest_barrier
 from tape.full import FullWriter
 from tape.keeping import Keeper
@@ -202,7 +204,12 @@ class Spooler:
                 block_bytes=block_bytes,
                 ring=work.ring,
             ) as writer:
-                made = writer.write(head, file, step.cursor)
+                try:
+                    made = writer.write(head, file, step.cursor)
+                except NotSeeded as error:
+                    raise BackupUnfinished(
+                        f"the initial backup of {head.volume_name} is not done yet"
+                    ) from error
                 if writer.lost:
                     log.warning(
                         "content that was never captured is zeros on tape: %s",

@@ -38,6 +38,8 @@ class Work:
     library: Library
     catalogue: CatalogueFile
     archive_bytes: int
+    min_scratch: int = 0
+    """With fewer cartridges free at the end of a run, the oldest are given up that may be."""
     ring: KeyRing | None = None
     """Seals what is written; None: it is not sealed."""
     now_ns: Callable[[], int] = time.time_ns

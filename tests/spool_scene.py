@@ -36,6 +36,7 @@ class Scene:
         self.tree = RecordedTree(base)
         self.home = base / "library"
         self.now_ns: Callable[[], int] = time.time_ns
+        self.min_scratch = 0
         self.keep_ns = 30 * 86400 * NS_PER_S
         self.ring: KeyRing | None = None
         create_virtual(self.home, capacity_bytes=capacity_bytes, block_bytes=BLOCK_BYTES, **library)
@@ -70,6 +71,7 @@ class Scene:
                 wrap(library),
                 catalogue,
                 ARCHIVE_BYTES,
+                self.min_scratch,
                 self.ring,
                 now_ns=self.now_ns,
                 cut=cut,

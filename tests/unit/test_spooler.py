@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,3 +159,49 @@ def test_two_pools_have_a_set_each(scene: Scene) -> None:
     assert all(reach_of(state, found) is not None for found in state.sets.values())
     holds = read_holds(scene.tree.store.root)
     assert holds["tape-onsite"] == holds["tape-offsite"] == scene.tree.journal.indexed_lsn
+
+
+def test_the_oldest_sets_are_given_up_before_the_last_cartridge_is_used(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, slots=8)
+    scene.keep_ns = 0
+    scene.min_scratch = 4
+    scene.now_ns = clock = Clock()
+    for _day in range(6):
+        fill(scene, 3, 1)
+        clock.days += 1
+        scene.spool(scene.rules(full_every_ns=80_000 * 10**9))
+    state = scene.state()
+    free = [each for each in state.cartridges.values() if each.scratch]
+    unread = sum(each.finding in ("blank", "unknown") for each in state.strangers.values())
+    assert len(free) + unread >= 4
+    check_usable(scene)
+    scene.close()
+
+
+class Clock:
+    """A time that goes on by days."""
+
+    def __init__(self) -> None:
+        self.days = 0
+
+    def __call__(self) -> int:
+        return time.time_ns() + self.days * 86_400_000_000_000
+
+
+def check_usable(scene: Scene) -> None:
+    """The newest set gives back the end of the journal."""
+    state = scene.state()
+    tape_set = state.open_set(scene.tree.store.config.uuid, "onsite")
+    assert tape_set is not None
+    reach = reach_of(state, tape_set)
+    assert reach is not None and reach.last_lsn == scene.tree.journal.indexed_lsn
+
+
+def test_a_volume_that_nobody_changes_gets_one_full_at_a_time(scene: Scene) -> None:
+    fill(scene, 2, 1)
+    clock = scene.now_ns = Clock()
+    day_ns = 86_400 * 10**9
+    for _week in range(3):
+        scene.spool(scene.rules(full_every_ns=7 * day_ns))
+        clock.days += 8
+    assert len(scene.state().sets) == 3

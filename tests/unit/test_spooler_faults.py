@@ -194,3 +194,17 @@ def test_what_is_foreign_or_protected_is_never_written(scene: Scene) -> None:
         "A00001L8": "foreign",
         "A00002L8": "protected",
     }
+
+
+def test_a_drive_that_asks_for_it_is_cleaned_before_it_is_used(scene: Scene) -> None:
+    with open_library(scene.home, "a test") as library:
+        assert library.virtual is not None
+        for drive in library.drives:
+            library.virtual.request_cleaning(drive.number)
+    fill(scene, 2, 1)
+    scene.spool()
+    check_whole(scene)
+    state = scene.state()
+    assert sum(state.cleanings.values()) == 1
+    with open_library(scene.home, "a test") as library:
+        assert sum(d.status().cleaning_requested for d in library.drives) == 1
