@@ -19,6 +19,7 @@ from pathlib import Path
 
 from store.journal import Journal
 from tape.catalogue_file import CatalogueFile, read_catalogue
+from tape.catalogue_state import State
 from tape.errors import NoScratch
 from tape.librarian import Librarian
 from tape.library import Library, open_library
@@ -29,7 +30,7 @@ from tape.shopping import to_bring_back
 from tape.virtual_places import PlacesFile
 from tests.tape.checks import Checks
 from tests.tape.clock import DAY_S, NS_PER_S, Clock
-from tests.tape.faults import Steps, swap_slots
+from tests.tape.faults import Steps, swap_slots, swap_stickers
 from tests.tape.history import Site
 from tests.tape.physical import Cartridges, FoundSet
 from tests.tape.spooling import (
@@ -67,6 +68,9 @@ TROUBLES = (
     "first load",
     "cleaning",
     "slots mixed up",
+    "stickers mixed up",
+    "write-protected",
+    "catalogue lost",
     "killed",
     "killed, the file ended",
 )
@@ -138,11 +142,41 @@ class Year:
         """One run of the spooler; nothing when its process was killed in it."""
         when = self.rng.randrange(60)
         steps = Steps(when * 4 if trouble.startswith("killed") else -1)
-        if trouble == "slots mixed up":
-            swap_slots(self.home, *self.rng.sample(range(1, 20), 2))
-        return self.spooling.run(
-            lambda run: self._arm(trouble, when, run), steps, trouble == "killed"
-        )
+        self._mix_up(trouble)
+        try:
+            return self.spooling.run(
+                lambda run: self._arm(trouble, when, run), steps, trouble == "killed"
+            )
+        finally:
+            if trouble == "write-protected":
+                self._protect(False)
+
+    def _mix_up(self, trouble: str) -> None:
+        """What people and disks do to a library while nobody works with it."""
+        inside = [code for code in PlacesFile(self.home, "CLN").read().slots if code[:1] == "A"]
+        match trouble:
+            case "slots mixed up":
+                swap_slots(self.home, *self.rng.sample(range(1, 20), 2))
+            case "stickers mixed up":
+                swap_stickers(self.home, *self.rng.sample(inside, 2))
+            case "write-protected":
+                self._protect(True)
+            case "catalogue lost":
+                self._replace_catalogue()
+
+    def _protect(self, protected: bool) -> None:
+        """Somebody moves the tabs of some cartridges, or of all of them back."""
+        with open_library(self.home, "people") as library:
+            assert library.virtual is not None
+            every = sorted(folder.name for folder in (self.home / "cartridges").iterdir())
+            for barcode in self.rng.sample(every, 4) if protected else every:
+                library.virtual.set_write_protected(barcode, protected)
+
+    def _replace_catalogue(self) -> None:
+        """It is gone, and made anew from the cartridges."""
+        shutil.rmtree(self.home / "catalogue")
+        state = self._scanned()
+        CatalogueFile.replace(self.home / "catalogue", state)
 
     def _arm(self, trouble: str, when: int, run: Run) -> None:
         """Have a run meet its trouble."""
@@ -256,6 +290,17 @@ class Year:
 
     def _scan(self, onsite: list[FoundSet]) -> None:
         """The cartridges alone, without a catalogue, tell everything that they have."""
+        state = self._scanned()
+        reaches = {each.set_id: reach_of(state, each) for each in state.sets.values()}
+        for found in onsite:
+            reach = reaches[found.archives[0].head.set_id]
+            if found.last_lsn:
+                assert reach is not None
+                assert (reach.base_lsn, reach.last_lsn) == (found.base_lsn, found.last_lsn)
+            else:
+                assert reach is None
+
+    def _scanned(self) -> State:
         folder = self.base / "scanned"
         with (
             open_library(self.home, "a scan") as library,
@@ -267,14 +312,7 @@ class Year:
             state = scan_library(robot, library, self.clock.now_ns(), lambda text: None).state
             robot.put_all_away()
         shutil.rmtree(folder)
-        reaches = {each.set_id: reach_of(state, each) for each in state.sets.values()}
-        for found in onsite:
-            reach = reaches[found.archives[0].head.set_id]
-            if found.last_lsn:
-                assert reach is not None
-                assert (reach.base_lsn, reach.last_lsn) == (found.base_lsn, found.last_lsn)
-            else:
-                assert reach is None
+        return state
 
     def _sets(self, barcodes: Iterable[str], pool: str) -> list[FoundSet]:
         found = self.cartridges.sets(barcodes).values()
