@@ -72,7 +72,7 @@ Seal = Annotated[
     str | None,
     typer.Option(
         metavar="KEY-FILE",
-        help="Encrypt new sets with this key (cdpfs key); none: not.",
+        help="Encrypt new archives with this key (cdpfs key); none: not.",
     ),
 ]
 KeyBackup = Annotated[
@@ -184,7 +184,10 @@ def detach(
     store: StoreOption = None,
     give_up: Annotated[
         bool,
-        typer.Option("--give-up", help="Give up what is on tape, too: its cartridges are free."),
+        typer.Option(
+            "--give-up",
+            help="Give up what is on tape: its cartridges are free. Or a library that is gone.",
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

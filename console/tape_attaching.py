@@ -28,7 +28,7 @@ from tape.bookkeeping import ends_of_sets
 from tape.catalogue import AnyEvent, Attached, Detached, Recycled
 from tape.catalogue_file import CatalogueFile
 from tape.catalogue_state import State
-from tape.errors import LibraryBusy
+from tape.errors import LibraryBusy, NoSuchLibrary
 from tape.inventory import take_inventory
 from tape.library import (
     CATALOGUE_NAME,
@@ -37,6 +37,7 @@ from tape.library import (
     create_virtual,
     open_library,
 )
+from tape.library import FILE_NAME as LIBRARY_FILE_NAME
 from tape.settings import (
     PoolSettings,
     TapeSettings,
@@ -295,15 +296,25 @@ def _warn(settings: TapeSettings, archive_bytes: int, free: int) -> None:
 
 
 def detach(path: str, store_root: str | None, give_up: bool, as_json: bool) -> None:
-    """Have a volume copied to its library no more."""
+    """Have a volume copied to its library no more. NoSuchLibrary unless it is to be given up."""
     store = volume_of(path, store_root)
     settings = load_settings(store.root)
     if settings is None:
         raise WrongUse(f"{store.config.directory} has no tape library")
+    home = Path(settings.library)
+    gone = not (home / LIBRARY_FILE_NAME).exists()
+    if gone and not give_up:
+        raise NoSuchLibrary(
+            f"there is no library at {home}",
+            "bring it back to where it was (mount its disk); if it is gone for good:"
+            " cdpfs tape detach --give-up",
+        )
     settings.enabled = False
     save_settings(store.root, settings)
     poke(store)
-    freed = _detach_books(store, settings, give_up)
+    freed = [] if gone else _detach_books(store, settings, give_up)
+    if gone:
+        note(f"there is no library at {path_text(str(home))}: its books could not be told")
     _drop_left_holds(store, None)
     drop_settings(store.root)
     for name in _LEFT_FILES:

@@ -316,3 +316,18 @@ def test_a_library_on_a_read_only_disk_is_told_as_such(
         open_library(site.home, "a test"),
     ):
         pass
+
+
+def test_a_volume_is_freed_of_a_library_that_is_gone_by_giving_it_up(
+    site: Site, tmp_path: Path
+) -> None:
+    site.attach()
+    place_hold(site.store.root, "tape-onsite", Lsn(5))
+    site.home.rename(tmp_path / "away")
+    assert "--give-up" in site.on_volume("detach", code=ExitCode.NO_VOLUME)
+    settings = load_settings(site.store.root)
+    assert settings is not None
+    assert settings.enabled, "what was refused has changed nothing"
+    site.on_volume("detach", "--give-up")
+    assert load_settings(site.store.root) is None
+    assert read_holds(site.store.root) == {}
