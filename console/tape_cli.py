@@ -184,12 +184,13 @@ def load(
     directory: VolumeDirectory = ".",
     library: LibraryOption = None,
     store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Bring a cartridge into a drive and wait until it is ready."""
     from console.tape_moving import library_of
     from console.tape_restoring import load as run
 
-    run(library_of(directory, store, library), barcode)
+    run(library_of(directory, store, library), barcode, as_json)
 
 
 @app.command()
@@ -197,9 +198,10 @@ def unload(
     directory: VolumeDirectory = ".",
     library: LibraryOption = None,
     store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Bring what is in the drives back into the slots."""
     from console.tape_moving import library_of
     from console.tape_restoring import unload as run
 
-    run(library_of(directory, store, library))
+    run(library_of(directory, store, library), as_json)

@@ -26,7 +26,7 @@ from tape.catalogue import AnyEvent, Moved, Recycled, Retired, SetClosed
 from tape.catalogue_state import Cartridge, State
 from tape.changer import Element
 from tape.choice import is_cleaning
-from tape.errors import NoSuchCartridge
+from tape.errors import ChangerJam, NeedsCartridge, NoSuchCartridge, WrongCartridge
 from tape.librarian import NO_ROOM, Found, Librarian, find_cartridge
 from tape.library import Library
 from tape.settings import PoolSettings, TapeSettings, load_settings
@@ -275,35 +275,57 @@ class Outgoing:
     """Of a virtual library: as if somebody had taken them from the doors."""
 
 
-def send_out(path: str, store_root: str | None, home: str | None, out: Outgoing) -> list[Any]:
-    """Bring cartridges to the export slots; they are told as JSON has them."""
+def send_out(
+    path: str, store_root: str | None, home: str | None, out: Outgoing
+) -> tuple[list[Any], str]:
+    """Bring cartridges to the export slots: as JSON has them, and why not all went, if so.
+
+    What kept the first of them from it is raised: ChangerJam, NeedsCartridge, WrongCartridge.
+    """
     with _librarian(library_of(path, store_root, home), "an export") as (library, librarian):
         state = librarian.state
         if out.names:
             wanted = [(find_cartridge(state, name), out.place or "off-site") for name in out.names]
         else:
             wanted = _due(state, volumes_of(path, store_root, home), out)
-        doors = [librarian.send_out(each, place) for each, place in wanted]
-        if out.taken:
-            if library.virtual is None:
-                raise WrongUse("this library is a real one", "take the cartridges out by hand")
+        if out.taken and library.virtual is None:
+            raise WrongUse("this library is a real one", "take the cartridges out by hand")
+        doors: list[int] = []
+        why_not = ""
+        for each, place in wanted:
+            try:
+                doors.append(librarian.send_out(each, place))
+            except (ChangerJam, NeedsCartridge, WrongCartridge) as error:
+                if not doors:
+                    raise
+                why_not = f"{each.name} and what comes behind it stay: {error}"
+                break
+        if out.taken and library.virtual is not None:
             for door in doors:
                 library.virtual.take_out(door)
             librarian.take_inventory()
-        return [cartridge_json(state, each) for each, _ in wanted]
+        return [cartridge_json(state, each) for each, _ in wanted[: len(doors)]], why_not
 
 
 def export(
     path: str, store_root: str | None, home: str | None, out: Outgoing, as_json: bool
 ) -> None:
-    """As `send_out`, and say it."""
-    done = send_out(path, store_root, home, out)
+    """As `send_out`, and say it. Exit code LIBRARY when not all of them went."""
+    done, why_not = send_out(path, store_root, home, out)
     if as_json:
         print_json(done)
-        return
+    else:
+        _say_sent(done, out.taken)
+    if why_not:
+        raise ConsoleError(
+            why_not, "take out what lies in the export slots, then again", code=ExitCode.LIBRARY
+        )
+
+
+def _say_sent(done: Sequence[Any], taken: bool) -> None:
     for each in done:
         where = each["where"]
-        say(f"{each['name']}  {where}" + (f"  take it to {each['note']}" if not out.taken else ""))
+        say(f"{each['name']}  {where}" + (f"  take it to {each['note']}" if not taken else ""))
     if not done:
         say("nothing is due to go out")
 

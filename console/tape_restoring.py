@@ -30,6 +30,7 @@ from console.output import (
 from console.restoring import Request
 from console.restoring import restore as carry_out
 from console.tape_attaching import open_books
+from console.tape_books import cartridge_json
 from console.volumes import relative_path
 from store.key_file import read_key_file
 from store.keys import KeyRing
@@ -310,18 +311,25 @@ def verify(home: Path, names: list[str], as_json: bool) -> ExitCode:
     return ExitCode.DAMAGE if found.bad else ExitCode.OK
 
 
-def load(home: Path, name: str) -> None:
+def load(home: Path, name: str, as_json: bool) -> None:
     """Bring a cartridge into a drive, and leave it there."""
     with _librarian(home, "loading") as (catalogue, librarian):
         cartridge = find_cartridge(catalogue.state, name)
         drive = librarian.robot.fetch(
             Wanted(cartridge.label_id, cartridge.barcode, cartridge.number)
         )
+        found = cartridge_json(catalogue.state, cartridge)
+    if as_json:
+        print_json(found)
+    else:
         say(f"{cartridge.name} is in {drive.name}")
 
 
-def unload(home: Path) -> None:
+def unload(home: Path, as_json: bool) -> None:
     """Bring whatever is in the drives back into the slots."""
     with _librarian(home, "unloading"):
         pass  # an inventory begins with empty drives
-    say("the drives are empty")
+    if as_json:
+        print_json({"drives": "empty"})
+    else:
+        say("the drives are empty")

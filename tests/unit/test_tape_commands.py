@@ -331,3 +331,27 @@ def test_a_volume_is_freed_of_a_library_that_is_gone_by_giving_it_up(
     site.on_volume("detach", "--give-up")
     assert load_settings(site.store.root) is None
     assert read_holds(site.store.root) == {}
+
+
+def test_an_export_says_what_went_when_the_export_slots_are_full(
+    site: Site, tmp_path: Path
+) -> None:
+    site.home = tmp_path / "narrow"
+    site.run("create-library", str(site.home), "--doors", "1", "--capacity", "64M", "--slots", "4")
+    site.on_library("label", "A00001L8", "A00002L8")
+    done = run_cdpfs(
+        *("tape", "export", "A00001L8", "A00002L8", "--taken", "--json"),
+        *("--library", str(site.home)),
+        code=ExitCode.LIBRARY,
+    )
+    assert [each["barcode"] for each in json.loads(done.stdout)] == ["A00001L8"]
+    assert "A00002L8 and what comes behind it stay" in done.stderr.decode()
+    assert site.json("export", "A00002L8", "--taken")[0]["place"] == "outside"
+
+
+def test_loading_and_unloading_say_where_the_cartridge_is(site: Site) -> None:
+    site.on_library("label", "A00001L8")
+    said = site.json("load", "A00001L8")
+    assert (said["barcode"], said["place"]) == ("A00001L8", "drive")
+    site.on_library("unload", "--json")
+    assert site.json("inventory")["cartridges"][0]["place"] == "slot"
