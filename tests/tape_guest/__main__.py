@@ -30,6 +30,8 @@ def main() -> int:
     if unknown := set(parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")
     words = [sys.executable, "-m", "tests.tape_guest.guest", *parts]
+    if options.short:
+        words.append("--short")
     with tempfile.TemporaryDirectory() as folder:
         share = Path(folder) / "share"
         results = run(share, " ".join(words), parts)

@@ -137,11 +137,19 @@ class Life:
         """But what is in the library."""
         subprocess.run(["rm", "-r", self.store, self.home], check=True)
 
-    def come_back(self) -> None:
-        """From the cartridges alone: the books, a store with its history, and a tree."""
+    def scan(self) -> None:
+        """The books, from the cartridges alone."""
         self.create_library()
-        store, restored = self.home.parent / "again", self.home.parent / "restored"
-        self.run("tape", "scan", "--library", str(self.home), "--store", str(store))
+        self.run("tape", "scan", "--library", str(self.home))
+
+    def scan_to_a_store(self) -> None:
+        """And the history, too."""
+        store = str(self.home.parent / "again")
+        self.run("tape", "scan", "--library", str(self.home), "--store", store)
+
+    def come_back(self) -> None:
+        """The tree as it was."""
+        restored = self.home.parent / "restored"
         words = ("restore", str(self.tree), "--to", str(restored))
         self.run("tape", *words, "--library", str(self.home))
         found = digests(restored)
@@ -172,8 +180,9 @@ def digests(tree: Path) -> dict[str, str]:
     return found
 
 
-def live(life: Life) -> None:
+def live(life: Life, short: bool) -> None:
     """Step by step. Failed, or AssertionError of a command."""
+    more: tuple[Callable[[], None], ...] = () if short else (life.scan_to_a_store,)
     steps: tuple[Callable[[], None], ...] = (
         life.protect,
         life.create_library,
@@ -184,6 +193,8 @@ def live(life: Life) -> None:
         life.tar_reads,
         life.send_out,
         life.lose_everything,
+        life.scan,
+        *more,
         life.come_back,
     )
     for step in steps:
