@@ -67,18 +67,21 @@ class Chosen:
         """The keys that open it, if it is sealed."""
         return read_key_file(Path(self.key_file)) if self.key_file else None
 
-    def shopping(self, state: State) -> Shopping:
-        """The set that gives back the moment, and what has to be read of it. NoSuchSet."""
+    def shopping(self, state: State, history: bool = False) -> Shopping:
+        """The set that gives back the moment, and what has to be read of it. NoSuchSet.
+
+        `history`: of those that know as much, the one that goes back furthest.
+        """
         uuid, pool = volume_of(state, self.volume), self.pool or None
         if not self.moment:
-            return find_set(state, uuid, pool=pool)
+            return find_set(state, uuid, pool=pool, history=history)
         moment = parse_moment(self.moment, now_ns=time.time_ns(), zone=None)
         if isinstance(moment, AtLsn):
-            return find_set(state, uuid, lsn=int(moment.lsn), pool=pool)
+            return find_set(state, uuid, lsn=int(moment.lsn), pool=pool, history=history)
         if isinstance(moment, AtTime):
-            return find_set(state, uuid, time_ns=int(moment.time_ns), pool=pool)
+            return find_set(state, uuid, time_ns=int(moment.time_ns), pool=pool, history=history)
         # Marks and last writes are found in the newest history.
-        return find_set(state, uuid, pool=pool)
+        return find_set(state, uuid, pool=pool, history=history)
 
 
 def _say(text: str) -> None:

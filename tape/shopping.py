@@ -49,11 +49,13 @@ def find_set(
     lsn: int | None = None,
     time_ns: int | None = None,
     pool: str | None = None,
+    history: bool = False,
 ) -> Shopping:
     """The best set for an LSN, for a time (its newest op not after it), or for the newest barrier.
 
     Of those that can do it, the one that needs the fewest cartridges from outside, then the fewest
-    archives. `pool` None: of any. NoSuchSet.
+    archives; with `history` the one that goes back furthest instead of the latter. `pool` None: of
+    any. NoSuchSet.
     """
     found: list[Shopping] = []
     for tape_set in state.sets.values():
@@ -71,7 +73,7 @@ def find_set(
     if not found:
         where = f"the pool {pool}" if pool else "any pool"
         raise NoSuchSet(f"no set in {where} gives back that moment of the volume")
-    return min(found, key=_effort)
+    return min(found, key=_shortest_way_to_history if history else _effort)
 
 
 def _asked(
@@ -105,6 +107,10 @@ def _knowledge(shopping: Shopping, time_ns: int | None) -> int:
 
 def _effort(shopping: Shopping) -> tuple[int, int]:
     return len(shopping.missing), sum(len(part.archives) for part in shopping.parts)
+
+
+def _shortest_way_to_history(shopping: Shopping) -> tuple[int, int]:
+    return len(shopping.missing), shopping.reach.base_lsn
 
 
 def rotation_due(tape_set: TapeSet, weekly: Weekly, now_ns: int) -> bool:

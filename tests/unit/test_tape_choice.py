@@ -386,6 +386,15 @@ def test_a_time_goes_to_the_set_that_knows_most_of_what_was_before_it(books: Boo
         find_set(books.state, VOLUME, time_ns=start_ns - 1)
 
 
+def test_a_store_is_made_of_the_set_that_goes_back_furthest(books: Books) -> None:
+    long, short = a_set(books, 1, 10, 20, "onsite"), a_set(books, 2, 19, 20, "offsite")
+    books.log(long, 1, 25)
+    books.log(long, 1, 30)
+    books.log(short, 2, 30)
+    assert find_set(books.state, VOLUME).tape_set is short
+    assert find_set(books.state, VOLUME, history=True).tape_set is long
+
+
 def test_a_set_is_of_no_use_before_its_log_reaches_what_its_full_needs(books: Books) -> None:
     books.cartridge(1)
     tape_set = books.open_set(10)
