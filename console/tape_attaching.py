@@ -153,6 +153,7 @@ def attach(
     store = volume_of(path, store_root)
     known = load_settings(store.root)
     settings = _settings(known, home, store)
+    _refuse_inside(settings.library, store)
     apply_wishes(settings, pools)
     if seal.key_file is not None:
         settings.seal.key_file = _key_file(settings.seal.key_file, seal)
@@ -201,6 +202,16 @@ def _settings(known: TapeSettings | None, home: str | None, store: Store) -> Tap
         )
     known.enabled = True
     return known
+
+
+def _refuse_inside(home: str, store: Store) -> None:
+    """What is written to a library below the volume would have to be spooled again. WrongUse."""
+    for base in (store.config.directory, store.config.mount_point):
+        if Path(home).is_relative_to(os.path.realpath(base)):
+            raise WrongUse(
+                f"the library {home} lies in the volume itself",
+                "make it elsewhere, best on another disk: cdpfs tape create-library L",
+            )
 
 
 def _key_file(known: str, seal: SealWishes) -> str:

@@ -355,3 +355,10 @@ def test_loading_and_unloading_say_where_the_cartridge_is(site: Site) -> None:
     assert (said["barcode"], said["place"]) == ("A00001L8", "drive")
     site.on_library("unload", "--json")
     assert site.json("inventory")["cartridges"][0]["place"] == "slot"
+
+
+def test_a_library_in_the_volume_itself_is_refused(site: Site, tmp_path: Path) -> None:
+    site.home = tmp_path / "tree" / "library"
+    site.run("create-library", str(site.home), "--slots", "2", "--capacity", "64M")
+    assert "lies in the volume itself" in site.attach(code=ExitCode.USAGE)
+    assert load_settings(site.store.root) is None
