@@ -269,7 +269,11 @@ def _check_place(home: Path) -> None:
 
 def _new(kind: str, block_bytes: int, shape: dict[str, object]) -> LibrarySettings:
     values = {"kind": kind, "uuid": uuid.uuid4().hex, "block_bytes": block_bytes, kind: shape}
-    return _checked(values, "these")
+    try:
+        return _checked(values, "these")
+    except BadSettings as error:
+        hint = "choose other numbers: cdpfs tape create-library --help"
+        raise BadSettings(str(error), hint) from error
 
 
 def _checked(values: dict[str, object], what: str) -> LibrarySettings:

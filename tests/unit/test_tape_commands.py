@@ -362,3 +362,13 @@ def test_a_library_in_the_volume_itself_is_refused(site: Site, tmp_path: Path) -
     site.run("create-library", str(site.home), "--slots", "2", "--capacity", "64M")
     assert "lies in the volume itself" in site.attach(code=ExitCode.USAGE)
     assert load_settings(site.store.root) is None
+
+
+def test_numbers_that_make_no_library_are_told_with_where_they_are_explained(
+    site: Site, tmp_path: Path
+) -> None:
+    new = str(tmp_path / "new")
+    for more in (("--capacity", "5"), ("--block-size", "7")):
+        said = site.run("create-library", new, *more, code=ExitCode.USAGE)
+        assert "create-library --help" in said
+    assert not Path(new).exists()
