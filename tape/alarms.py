@@ -39,6 +39,8 @@ def free_cartridges(state: State, cleaning_prefix: str) -> int:
         each.finding in ("blank", "unknown")
         and not each.door
         and not is_cleaning(each.barcode, cleaning_prefix)
+        # One whose barcode another has is not written, see `Choice.unknown`.
+        and not (each.barcode and state.claims(each.barcode))
         for each in state.strangers.values()
     )
     return scratch + unread

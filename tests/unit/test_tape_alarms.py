@@ -98,3 +98,11 @@ def test_barcodes_that_are_there_twice_are_told() -> None:
     ]
     books.take(Moved(time_ns=1, label_id=uuid(2), place="slot", number=5, barcode="A00001L8"))
     assert alarms(books) == ["2 cartridges claim the barcode A00001L8"]
+
+
+def test_a_cartridge_whose_barcode_another_one_has_is_not_free() -> None:
+    books = a_library()
+    free = free_cartridges(books.state, "CLN")
+    for barcode, slot in (("A00001L8", 5), ("A00009L8", 6)):
+        books.take(Stranger(time_ns=1, barcode=barcode, slot=slot, finding="unknown"))
+    assert free_cartridges(books.state, "CLN") == free + 1
