@@ -19,9 +19,9 @@ from store.errors import NotSeeded
 from store.holds import place_hold
 from store.types import Lsn
 from tape.archive_writer import Written, new_head
-from tape.catalogue import CartridgeClosed, SetClosed, SetOpened
-from tape.catalogue_state import State
-from tape.errors import BackupUnfinished
+from tape.catalogue import CartridgeClosed, Moved, SetClosed, SetOpened
+from tape.catalogue_state import Cartridge, State
+from tape.errors import BackupUnfinished, NeedsCartridge
 from tape.facts import Barrier, given_back, journal_facts, newest_barrier
 from tape.full import FullWriter
 from tape.keeping import Keeper
@@ -40,7 +40,7 @@ from tape.plan import (
     Step,
     next_step,
 )
-from tape.robot import Robot
+from tape.robot import Robot, Wanted
 from tape.sealed_writer import write_catalogue_archive
 from tape.stage import Stage, StageFile
 from tape.supply import Supply
@@ -174,9 +174,24 @@ class Spooler:
                     CartridgeClosed(time_ns=work.now_ns(), label_id=label_id, reason=reason)
                 )
                 work.cut("cartridge closed")
-            self._robot.move(cartridge.label, cartridge.number, door)
+            slot = self._slot_of(cartridge)
+            if not slot:
+                continue
+            self._robot.move(cartridge.label, slot, door)
             log.info("%s of the pool %s is at door %d", cartridge.name, rules.pool, door)
             work.cut("at the door")
+
+    def _slot_of(self, cartridge: Cartridge) -> int:
+        """Where it is by its label, not by its barcode or the books; 0 when it isn't found."""
+        wanted = Wanted(cartridge.label_id, cartridge.barcode, cartridge.number)
+        try:
+            return self._robot.put_away(self._robot.fetch(wanted))
+        except NeedsCartridge as error:
+            log.warning("%s", error)
+            now_ns = self._work.now_ns()
+            missing = Moved(time_ns=now_ns, label_id=cartridge.label_id, place="missing")
+            self._work.catalogue.append(missing)
+            return 0
 
     # --- archives -------------------------------------------------------------------------------
 

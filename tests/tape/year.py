@@ -239,9 +239,11 @@ class Year:
             self._take_away(library)
             file = PlacesFile(self.home, "CLN")
             places = file.read()
+            stickers = {label_id: code for code, label_id in self.cartridges.labels().items()}
             for cartridge in librarian.state.cartridges.values():
-                if cartridge.closed_ns and not cartridge.archives and cartridge.place == "slot":
-                    places.slots[cartridge.number - 1] = ""
+                sticker = stickers.get(cartridge.label_id, "")
+                if cartridge.closed_ns and not cartridge.archives and sticker in places.slots:
+                    places.slots[places.slots.index(sticker)] = ""
             file.write(places)
             librarian.take_inventory()
             library.virtual.insert_blank()
