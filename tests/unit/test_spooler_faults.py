@@ -137,6 +137,21 @@ def test_a_cartridge_with_the_sticker_of_another_is_found_by_its_label(scene: Sc
     assert [c.label_id for c in state.cartridges.values() if c.archives] == [used.label_id]
 
 
+def test_the_cartridge_that_goes_out_is_the_one_with_the_label(scene: Scene) -> None:
+    fill(scene, 2, 1)
+    later_ns = scene.now_ns() + 10**15
+    scene.spool(scene.rules(rotates_ns=later_ns))
+    [used] = [c for c in scene.state().cartridges.values() if c.archives]
+    swap_stickers(scene.home, used.barcode, "A00005L8")
+    due = scene.rules(rotates_ns=later_ns, rotated_ns=scene.now_ns(), free_doors=1)
+    scene.spool(due)
+    [gone] = [c for c in scene.state().cartridges.values() if c.place == "door"]
+    assert gone.label_id == used.label_id
+    with open_library(scene.home, "a test") as library:
+        [door] = [each for each in library.changer.inventory().doors if each.full]
+    assert door.barcode == "A00005L8"
+
+
 @pytest.mark.expects_warnings
 def test_a_full_library_says_so_and_keeps_what_it_has(scene: Scene) -> None:
     fill(scene, 30, 1)
