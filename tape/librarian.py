@@ -276,7 +276,8 @@ class Librarian:
             for each in self.state.sets_on(cartridge)
             if not each.closed_ns
         ]
-        if not cartridge.closed_ns:
+        # An empty one can still be written when it comes back.
+        if cartridge.archives and not cartridge.closed_ns:
             events.append(
                 CartridgeClosed(time_ns=now_ns, label_id=cartridge.label_id, reason="exported")
             )

@@ -14,7 +14,8 @@ By 2 and 3, a set that gives nothing back (a part of it is bad or gone) holds no
 
 A cartridge may be given up when nothing on it has to stay. What is on it is judged together, and
 cartridges one at a time: when one has been given up, ask again. Volumes and pools of which nobody
-said how long they are kept stay for ever.
+said how long they are kept stay for ever. An empty cartridge that has the label of a pool may be
+given up unless its volume is attached: then the pool writes to it.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Retention:
     def why_cartridge_kept(self, cartridge: Cartridge) -> str:
         """Why a cartridge is not given up; empty: it may be."""
         if not cartridge.archives:
-            return "it holds nothing"
+            return self._why_empty_kept(cartridge)
         sets = [
             each
             for each in self._state.sets_on(cartridge)
@@ -109,6 +110,20 @@ class Retention:
             if why := self.why_kept(tape_set, going):
                 return why
         if not sets and cartridge.appendable:
+            return "its pool writes to it"
+        return ""
+
+    def _why_empty_kept(self, cartridge: Cartridge) -> str:
+        """Of one without archives: only one that waits in vain for its pool is given up.
+
+        One that was closed before there was anything on it failed, or may hold what can't be read.
+        """
+        if cartridge.scratch:
+            return "it is free"
+        if not cartridge.appendable:
+            return f"nothing is on it, and it was closed: {cartridge.closed_reason}"
+        volume = self._state.volumes.get(cartridge.label.volume_uuid)
+        if volume is not None and volume.attached and cartridge.label.pool in volume.keep_ns:
             return "its pool writes to it"
         return ""
 

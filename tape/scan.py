@@ -55,6 +55,8 @@ class Read(NamedTuple):
     """The catalogues on it, and when each was written."""
     note: str = ""
     """What could not be read, for people."""
+    unreadable: bool = False
+    """Something on it that is not among the files may be worth having: it is not written over."""
 
 
 class Scan(NamedTuple):
@@ -130,9 +132,11 @@ def _read_cartridge(drive: Drive, label: Label, element: Element) -> Read:
             written = _through(reader, read)
         except (BadCartridge, MediaError) as error:
             if not _goes_on(drive, file + 1):
-                return read._replace(note=f"file {file} was not finished")
+                broken = isinstance(error, MediaError)
+                return read._replace(note=f"file {file} was not finished", unreadable=broken)
             if head is None:
-                return read._replace(note=f"file {file}: {error}; what is behind it is left out")
+                note = f"file {file}: {error}; what is behind it is left out"
+                return read._replace(note=note, unreadable=True)
             read.files.append((head, _bad_archive(head, file, str(error))))
         else:
             read.files.append((head, _archive(head, file, written, label.block_bytes)))
@@ -284,6 +288,9 @@ def _cartridge(read: Read, known: Cartridge | None, now_ns: int) -> Cartridge:
         cartridge.retired_ns, cartridge.retired_reason = known.retired_ns, known.retired_reason
         cartridge.closed_ns, cartridge.closed_reason = known.closed_ns, known.closed_reason
         cartridge.faults, cartridge.last_fault = known.faults, known.last_fault
+    if read.unreadable:
+        cartridge.closed_ns = cartridge.closed_ns or now_ns
+        cartridge.closed_reason = read.note[:MAX_NOTE_CHARS]
     return cartridge
 
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from tape.catalogue import ArchiveBad, Attached, Recycled, Retired, SetClosed
+from tape.catalogue import ArchiveBad, Attached, Detached, Recycled, Retired, SetClosed
 from tape.catalogue_state import Cartridge, TapeSet
 from tape.changer import Inventory
 from tape.choice import Chooser
@@ -77,7 +77,8 @@ class Library(RuleBasedStateMachine):
         if mine and not fresh:
             return int(mine[-1].label_id, 16)
         for each in mine:
-            self.books.close_cartridge(int(each.label_id, 16))
+            if each.archives:
+                self.books.close_cartridge(int(each.label_id, 16))
         self.cartridges += 1
         self.books.cartridge(self.cartridges, pool)
         return self.cartridges
@@ -110,6 +111,32 @@ class Library(RuleBasedStateMachine):
         if tape_set is not None:
             self.books.close_set(tape_set)
             self.records[tape_set.set_id].closed_ns = self.books.now_ns
+
+    @rule(pool=st.sampled_from(POOLS))
+    def label(self, pool: str) -> None:
+        """A run that was ended before it wrote anything."""
+        self.cartridges += 1
+        self.books.cartridge(self.cartridges, pool)
+
+    @rule()
+    def detach(self) -> None:
+        """The volume has no copies there any more: what it has is kept all the same."""
+        for pool in POOLS:
+            self.close(pool)
+        self.books.take(Detached(time_ns=self.books.now_ns, volume_uuid=VOLUME))
+
+    @rule()
+    def attach_again(self) -> None:
+        """And then it has."""
+        self.books.take(
+            Attached(
+                time_ns=self.books.now_ns,
+                volume_uuid=VOLUME,
+                volume_name="shop",
+                directory="/srv",
+                keep_ns=self.keep,
+            )
+        )
 
     @rule(days=st.floats(0.1, 5))
     def wait(self, days: float) -> None:
@@ -236,9 +263,19 @@ class Library(RuleBasedStateMachine):
     def retention_says_why_of_everything_that_stays(self) -> None:
         """And it names only what holds something."""
         retention = Retention(self.books.state, self.books.now_ns)
+        attached = all(each.attached for each in self.books.state.volumes.values())
         for each in retention.recyclable():
-            assert each.archives
+            assert each.archives or not attached
             assert not each.retired_ns
+
+    @invariant()
+    def no_empty_cartridge_waits_for_ever(self) -> None:
+        """It is free, its pool writes to it, or it may be recycled."""
+        state = self.books.state
+        free = {each.label_id for each in Retention(state, self.books.now_ns).recyclable()}
+        for each in state.cartridges.values():
+            if not each.archives and each.appendable and not state.volumes[VOLUME].attached:
+                assert each.label_id in free
 
 
 Library.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)

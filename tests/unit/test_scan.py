@@ -11,6 +11,7 @@ import pytest
 
 from tape.plan import covered_lsn
 from tape.reach import reach_of
+from tape.retention import Retention
 from tests.spool_scene import Scene
 
 
@@ -81,3 +82,18 @@ def test_an_archive_that_was_not_finished_is_left_out_and_written_over(scene: Sc
     assert any(each.note for each in found.read)
     fill(scene, 2, 9)
     scene.spool(scene.rules(cartridge.label.pool))
+
+
+def test_what_stands_behind_an_archive_that_can_not_be_read_is_not_written_over(
+    scene: Scene,
+) -> None:
+    spooled(scene)
+    state = scene.state()
+    cartridge = next(c for c in state.cartridges.values() if len(c.archives) > 1 and c.appendable)
+    first = scene.home / "cartridges" / cartridge.barcode / "000001"
+    first.write_bytes(bytes(16 << 10) + first.read_bytes()[16 << 10 :])
+    found = scene.scan().state
+    read = found.cartridges[cartridge.label_id]
+    assert read.archives == []
+    assert not read.appendable
+    assert "left out" in Retention(found, 1).why_cartridge_kept(read)

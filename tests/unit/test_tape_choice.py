@@ -8,6 +8,7 @@ from tape.catalogue import (
     ArchiveBad,
     Attached,
     Cleaned,
+    Detached,
     Moved,
     Recycled,
     Retired,
@@ -175,6 +176,36 @@ def test_a_cartridge_with_something_that_stays_stays(books: Books) -> None:
     books.log(newer, 1, 30)
     books.days(11)
     assert recyclable(books) == []
+
+
+def test_an_empty_cartridge_is_free_again_unless_its_pool_writes_to_it(books: Books) -> None:
+    books.cartridge(1)
+    assert recyclable(books) == []
+    other = uuid(77)
+    with pytest.raises(NoScratch, match="1: its pool writes to it"):
+        chooser(books).next_cartridge(other, "onsite")
+    books.take(Detached(time_ns=1, volume_uuid=VOLUME))
+    found = chooser(books).next_cartridge(other, "onsite")
+    assert (found.how, found.barcode) == ("recycle", "A00001L8")
+    books.take(Recycled(time_ns=1, label_id=uuid(1)))
+    assert recyclable(books) == [], "it is free"
+    assert chooser(books).next_cartridge(other, "onsite").how == "scratch"
+
+
+def test_an_empty_cartridge_of_a_volume_that_nobody_knows_is_free() -> None:
+    books = Books()
+    books.cartridge(1)
+    assert recyclable(books) == ["A00001L8"]
+    assert chooser(books).next_cartridge(VOLUME, "onsite").how == "append", "its pool comes first"
+
+
+def test_an_empty_cartridge_that_failed_is_not_tried_again_for_ever(books: Books) -> None:
+    books.cartridge(1)
+    books.close_cartridge(1)
+    books.take(Detached(time_ns=1, volume_uuid=VOLUME))
+    assert recyclable(books) == []
+    with pytest.raises(NoScratch, match="it was closed: full"):
+        chooser(books).next_cartridge(VOLUME, "onsite")
 
 
 # --- which comes next ---------------------------------------------------------------
