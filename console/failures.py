@@ -133,6 +133,7 @@ _BY_CLASS: dict[type[Exception], ExitCode] = {
     tape.errors.BadSettings: ExitCode.USAGE,
     tape.errors.NoSuchLibrary: ExitCode.NO_VOLUME,
     tape.errors.NoSuchCartridge: ExitCode.NO_PATH,
+    tape.errors.UnknownVolume: ExitCode.NO_VOLUME,
     tape.errors.NoSuchSet: ExitCode.NO_MOMENT,
     tape.errors.LibraryExists: ExitCode.BUSY,
 }

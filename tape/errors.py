@@ -28,6 +28,7 @@ TapeError
 ├── BadSettings                settings or a library's description that can't be used
 ├── NoSuchLibrary              no library at that place
 ├── NoSuchCartridge            no cartridge of that name
+├── UnknownVolume              no volume of that name is on tape there, or several are
 ├── NoSuchSet                  no set that fits what was asked for
 └── LibraryExists              the place is taken
 """
@@ -198,6 +199,12 @@ class NoSuchCartridge(TapeError):
     """No cartridge of that name."""
 
     hint = "cdpfs tape inventory lists them"
+
+
+class UnknownVolume(TapeError):
+    """No volume of that name is on tape in the library, or it is not clear which one is meant."""
+
+    hint = "say which with --volume; cdpfs tape status lists them"
 
 
 class NoSuchSet(TapeError):

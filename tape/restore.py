@@ -20,7 +20,7 @@ from tape.catalogue import ArchiveBad
 from tape.catalogue_file import CatalogueFile
 from tape.catalogue_state import Archive, Cartridge, State
 from tape.drive import Drive
-from tape.errors import BadArchive, MediaError, NeedsCartridge, NoSuchSet
+from tape.errors import BadArchive, MediaError, NeedsCartridge, NoSuchSet, UnknownVolume
 from tape.locate import first_entry, locate
 from tape.part_view import PartView
 from tape.reach import Part
@@ -31,7 +31,10 @@ from tape.writer import blocks_of, read_back, to_file
 
 
 def volume_of(state: State, name: str) -> str:
-    """The UUID of the volume that is meant: by name or UUID; empty: the only one. NoSuchSet."""
+    """The UUID of the volume that is meant: by name or UUID; empty: the only one.
+
+    UnknownVolume; NoSuchSet when nothing is on tape at all.
+    """
     known = {each.volume_uuid: _name_of(state, each.volume_uuid) for each in state.sets.values()}
     if not known:
         raise NoSuchSet("nothing is on tape in this library", "look into it: cdpfs tape scan")
@@ -40,7 +43,7 @@ def volume_of(state: State, name: str) -> str:
         return found[0]
     listed = ", ".join(sorted(known.values()))
     what = f"no volume {name} is on tape" if name else "several volumes are on tape"
-    raise NoSuchSet(what, f"say which with --volume: {listed}")
+    raise UnknownVolume(what, f"say which with --volume: {listed}")
 
 
 def _name_of(state: State, volume_uuid: str) -> str:

@@ -260,7 +260,11 @@ def test_a_library_that_is_named_needs_no_protected_directory(site: Site) -> Non
     listed = site.json("shopping-list")
     assert [each["cartridge"]["barcode"] for each in listed["read"]] == ["A00001L8"]
     assert site.json("shopping-list", "--volume", "shop") == listed
-    site.on_library("shopping-list", "--volume", "other", code=ExitCode.NO_MOMENT)
+    site.on_library("shopping-list", "--volume", "other", code=ExitCode.NO_VOLUME)
+    to = ("--to", str(site.home.parent / "back"))
+    said = site.on_library("restore", "a", *to, "--volume", "other", code=ExitCode.NO_VOLUME)
+    assert "no volume other is on tape" in said
+    assert "next: say which with --volume: shop" in said
     site.on_library("export", "--pool", "nowhere", code=ExitCode.USAGE)
     (out,) = site.json("export", "--pool", "offsite")
     assert (out["barcode"], out["place"]) == ("A00001L8", "door")
