@@ -135,8 +135,9 @@ def create_virtual(
     assert settings.virtual is not None
     if cartridges is None:
         cartridges = max(0, slots - cleaning_cartridges)
-    _check_place(home)
-    make_folders(home)
+    with _possible(home):
+        _check_place(home)
+        make_folders(home)
     library = VirtualLibrary(home, settings.virtual, settings.cleaning_prefix)
     library.make(cartridges, cleaning_cartridges)
     _save(home, settings)
@@ -164,7 +165,8 @@ def create_real(
     }
     settings = _new("real", block_bytes, shape)
     assert settings.real is not None
-    _check_place(home)
+    with _possible(home):
+        _check_place(home)
     if not os.access(script, os.X_OK):
         raise BadSettings(f"{script} is no program that can be run", "name it: --changer-script")
     for node in settings.real.drives:
@@ -178,7 +180,8 @@ def create_real(
             f"the changer has {found} drives, and {len(drives)} were named",
             "name the node of each drive, in the changer's order: --drive /dev/nst0 --drive ...",
         )
-    durable.make_dir(home)
+    with _possible(home):
+        durable.make_dir(home)
     _save(home, settings)
     return settings
 
@@ -254,6 +257,20 @@ def _locked(home: Path, doing: str) -> Iterator[None]:
         os.truncate(fd, 0)
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def _possible(home: Path) -> Iterator[None]:
+    """BadSettings where no folder can be at all: below a file, in /proc."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL):
+            raise
+        raise BadSettings(
+            f"there can be no library at {home}: {error.strerror}",
+            "choose another place: a folder, or where one can be made",
+        ) from error
 
 
 def _check_place(home: Path) -> None:

@@ -376,3 +376,12 @@ def test_numbers_that_make_no_library_are_told_with_where_they_are_explained(
         said = site.run("create-library", new, *more, code=ExitCode.USAGE)
         assert "create-library --help" in said
     assert not Path(new).exists()
+
+
+@pytest.mark.parametrize("place", ["/proc/zz", "file", "file/below"])
+def test_a_library_in_an_impossible_place_is_refused_with_what_to_do(
+    tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    done = run_cdpfs("tape", "create-library", str(tmp_path / place), code=ExitCode.USAGE)
+    assert "next: choose another place" in done.stderr.decode()
