@@ -142,7 +142,11 @@ def next_step(
     broken = why_broken(state, tape_set, journal)
     if broken:
         return CloseSet(tape_set.set_id, tape_set.whole, broken)
-    return _with_set(state, tape_set, rules, now_ns, goal_lsn)
+    step = _with_set(state, tape_set, rules, now_ns, goal_lsn)
+    if isinstance(step, Rest) and journal.waiting_since_ns:
+        # It came behind what the run is to reach.
+        return step._replace(reason="what was asked for is on tape; the rest waits")
+    return step
 
 
 def why_broken(state: State, tape_set: TapeSet, journal: JournalFacts) -> str:
