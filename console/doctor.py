@@ -17,12 +17,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from console.control import STATUS_TIMEOUT_S, Control
 from console.daemon import is_stale
 from console.errors import ConsoleError, NotMounted
 from console.exit_codes import ExitCode
 from console.output import duration_text, path_text, print_json, say, size_text, time_text
+from fsd.consumers import tape_alarms
 from store.errors import DamagedError, StoreError
 from store.volume import Store, list_stores
 
@@ -258,10 +260,19 @@ def _daemon(store: Store) -> Iterator[Finding]:
     yield Finding(OK, "mount", f"answers at {where}")
     yield _indexer(store, status)
     yield _protection(status)
+    yield from alarm_findings(store, status)
+
+
+def alarm_findings(store: Store, status: dict[str, Any]) -> Iterator[Finding]:
+    """What the daemon says that a person should look at, and where more of it stands."""
     alarms = status.get("alarms")
+    of_tape = set(tape_alarms(status.get("tape")))
     for alarm in alarms if isinstance(alarms, list) else []:
-        text = alarm.get("message", alarm) if isinstance(alarm, dict) else alarm
-        yield Finding(FAIL, "alarm", str(text), f"see {store.log_dir / 'fsd.log'}")
+        text = str(alarm.get("message", alarm) if isinstance(alarm, dict) else alarm)
+        where = f"see {store.log_dir / 'fsd.log'}"
+        if text in of_tape:
+            where = f"see: cdpfs tape status {path_text(store.config.directory)}"
+        yield Finding(FAIL, "alarm", text, where)
 
 
 def _protection(status: dict[str, object]) -> Finding:

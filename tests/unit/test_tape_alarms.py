@@ -1,5 +1,10 @@
 """What of a library a person is told to look at."""
 
+from pathlib import Path
+
+from console.doctor import alarm_findings
+from fsd.consumers import tape_alarms
+from store.volume import Store, VolumeConfig
 from tape.alarms import free_cartridges, library_alarms
 from tape.catalogue import (
     SCRATCH_POOL,
@@ -106,3 +111,15 @@ def test_a_cartridge_whose_barcode_another_one_has_is_not_free() -> None:
     for barcode, slot in (("A00001L8", 5), ("A00009L8", 6)):
         books.take(Stranger(time_ns=1, barcode=barcode, slot=slot, finding="unknown"))
     assert free_cartridges(books.state, "CLN") == free + 1
+
+
+def test_doctor_sends_what_is_wrong_with_tape_to_its_status(tmp_path: Path) -> None:
+    directory = str(tmp_path / "tree")
+    config = VolumeConfig(name="shop", uuid="a" * 32, directory=directory, created_ns=1)
+    store = Store.create(tmp_path / "store", config)
+    said = {"state": "idle", "pools": [], "alarms": ["A00001L8 is not where it should be"]}
+    status = {"tape": said, "alarms": ["the store is not there", *tape_alarms(said)]}
+    of_store, of_tape = alarm_findings(store, status)
+    assert of_store.next_step.endswith("fsd.log")
+    assert of_tape.text == "tape: A00001L8 is not where it should be"
+    assert of_tape.next_step == f"see: cdpfs tape status {directory}"
