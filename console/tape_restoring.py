@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from console.output import (
     time_json,
     time_text,
 )
+from console.restore_scratch import restore_scratch
 from console.restoring import Request
 from console.restoring import restore as carry_out
 from console.tape_attaching import open_books
@@ -220,10 +219,9 @@ def _show_scan(found: Scan, rebuilt: Rebuilt | None) -> None:
 
 def restore(chosen: Chosen, request: Request, scratch: str, as_json: bool) -> ExitCode:
     """Bring a path back from cartridges, by way of a store that is made for it and taken away."""
-    parent = scratch or str(Path(request.destination or ".").absolute().parent)
-    Path(parent).mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".cdpfs-restore-", dir=parent))
-    try:
+    target = request.destination or "."
+    parent = Path(scratch) if scratch else Path(target).absolute().parent
+    with restore_scratch(parent, target) as folder:
         with _librarian(chosen.home, "restoring") as (catalogue, librarian):
             made, shopping = rebuild_best(
                 librarian.robot,
@@ -236,8 +234,6 @@ def restore(chosen: Chosen, request: Request, scratch: str, as_json: bool) -> Ex
             librarian.robot.put_all_away()
         moment = request.moment or f"@lsn:{min(shopping.lsn, made.end_lsn)}"
         return carry_out(_from(request, str(made.store.root), moment), as_json)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def restore_from_full(chosen: Chosen, request: Request, as_json: bool) -> ExitCode:
@@ -246,9 +242,7 @@ def restore_from_full(chosen: Chosen, request: Request, as_json: bool) -> ExitCo
     parent, name = os.path.split(target)
     if os.path.lexists(target) and not request.overwrite:
         raise WrongUse(f"{path_text(target)} is there already", "give --overwrite to replace it")
-    os.makedirs(parent, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".cdpfs-restore-", dir=os.fsdecode(parent)))
-    try:
+    with restore_scratch(Path(os.fsdecode(parent)), os.fsdecode(target)) as folder:
         with _librarian(chosen.home, "restoring") as (catalogue, librarian):
             shopping = chosen.shopping(catalogue.state)
             path = relative_path(request.path, _directory_of(catalogue.state, shopping))
@@ -258,8 +252,6 @@ def restore_from_full(chosen: Chosen, request: Request, as_json: bool) -> ExitCo
             librarian.robot.put_all_away()
         with Place(parent) as place:
             report = restore_view(view, path, place, name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     base = shopping.reach
     if as_json:
         print_json(
