@@ -66,5 +66,6 @@ _MEANINGS = {
     ExitCode.NO_SCRATCH: "no cartridge may be written, and none may be recycled",
     ExitCode.MEDIA: "a cartridge can't be used: unreadable, write-protected, foreign, or another "
     "one than it should be",
-    ExitCode.LIBRARY: "the changer or a drive does not do what it should, or is not ready",
+    ExitCode.LIBRARY: "the changer or a drive does not do what it should, is not ready, or has "
+    "no free slot",
 }

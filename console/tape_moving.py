@@ -231,13 +231,25 @@ def take_in(home: Path, blank: int, cartridges: Sequence[str], as_json: bool) ->
 
 
 def _put_in(library: Library, blank: int, cartridges: Sequence[str]) -> None:
-    """What a person does at a real library: put cartridges into the doors. WrongUse."""
+    """What a person does at a real library: put cartridges into the doors.
+
+    WrongUse; exit code LIBRARY, before anything is done, when there are too few doors.
+    """
     if library.virtual is None:
         raise WrongUse("this library is a real one", "put the cartridges in with your hands")
-    if blank:
-        library.virtual.insert_blank(count=blank)
+    free = sum(not each.full for each in library.changer.inventory().doors)
+    if blank + len(cartridges) > free:
+        raise ConsoleError(
+            f"{blank + len(cartridges)} cartridges do not fit into the import slots: {free} of"
+            " them are free",
+            f"put in {free} at a time" if free else "empty them first: cdpfs tape import",
+            code=ExitCode.LIBRARY,
+        )
+    # Names can be wrong: then nothing new has been made.
     for barcode in cartridges:
         library.virtual.insert(barcode)
+    if blank:
+        library.virtual.insert_blank(count=blank)
 
 
 def _found_json(found: Found) -> dict[str, object]:

@@ -385,3 +385,22 @@ def test_a_library_in_an_impossible_place_is_refused_with_what_to_do(
     (tmp_path / "file").write_bytes(b"")
     done = run_cdpfs("tape", "create-library", str(tmp_path / place), code=ExitCode.USAGE)
     assert "next: choose another place" in done.stderr.decode()
+
+
+def test_more_new_cartridges_than_doors_are_refused_before_any_is_made(
+    site: Site, tmp_path: Path
+) -> None:
+    site.home = tmp_path / "narrow"
+    site.run("create-library", str(site.home), "--doors", "2", "--slots", "6", "--capacity", "64M",
+             "--cartridges", "2")  # fmt: skip
+    before = site.on_library("inventory")
+    said = site.on_library("import", "--blank", "3", code=ExitCode.LIBRARY)
+    assert "3 cartridges do not fit" in said
+    assert "next: put in 2 at a time" in said
+    assert site.on_library("inventory") == before
+    assert len(list((site.home / "cartridges").iterdir())) == 3
+    site.on_library("import", "--blank", "2", "--cartridge", "A00001L8", code=ExitCode.LIBRARY)
+    site.on_library("import", "--blank", "1", "--cartridge", "NONE01L8", code=ExitCode.NO_PATH)
+    assert len(list((site.home / "cartridges").iterdir())) == 3
+    site.on_library("import", "--blank", "2")
+    assert len(list((site.home / "cartridges").iterdir())) == 5
