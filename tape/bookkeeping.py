@@ -142,6 +142,7 @@ def _attached(event: Attached, state: State) -> None:
     facts.name, facts.directory, facts.attached = event.volume_name, event.directory, True
     # A pool that the volume has no more keeps what it has for as long as was said last.
     facts.keep_ns.update(event.keep_ns)
+    facts.pools = list(event.keep_ns)
 
 
 @_apply.register

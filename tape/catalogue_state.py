@@ -146,7 +146,14 @@ class VolumeFacts(msgspec.Struct, kw_only=True):
     name: Text
     directory: Text
     keep_ns: dict[PoolName, Count] = {}
+    """Also of pools that it has no more."""
     attached: bool = True
+    pools: list[PoolName] = []
+    """Those that it has now; empty in books of before this was noted: all of `keep_ns`."""
+
+    def writes_to(self, pool: str) -> bool:
+        """Does more of it come into a pool?"""
+        return self.attached and pool in (self.pools or self.keep_ns)
 
 
 class DriveFacts(msgspec.Struct, kw_only=True):

@@ -15,7 +15,7 @@ By 2 and 3, a set that gives nothing back (a part of it is bad or gone) holds no
 A cartridge may be given up when nothing on it has to stay. What is on it is judged together, and
 cartridges one at a time: when one has been given up, ask again. Volumes and pools of which nobody
 said how long they are kept stay for ever. An empty cartridge that has the label of a pool may be
-given up unless its volume is attached: then the pool writes to it.
+given up unless its volume is attached and has the pool: then that writes to it.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Retention:
         if not cartridge.appendable:
             return f"nothing is on it, and it was closed: {cartridge.closed_reason}"
         volume = self._state.volumes.get(cartridge.label.volume_uuid)
-        if volume is not None and volume.attached and cartridge.label.pool in volume.keep_ns:
+        if volume is not None and volume.writes_to(cartridge.label.pool):
             return "its pool writes to it"
         return ""
 

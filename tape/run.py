@@ -127,7 +127,12 @@ def _say_how_long(work: Work, keep_ns: dict[str, int]) -> None:
     """The books say how long this volume's pools keep a set: others recycle by them too."""
     config, state = work.store.config, work.catalogue.state
     known = state.volumes.get(config.uuid)
-    if known is not None and known.attached and known.keep_ns | keep_ns == known.keep_ns:
+    if (
+        known is not None
+        and known.attached
+        and set(known.pools) == set(keep_ns)
+        and known.keep_ns | keep_ns == known.keep_ns
+    ):
         return
     work.catalogue.append(
         Attached(

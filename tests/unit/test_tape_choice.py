@@ -192,6 +192,16 @@ def test_an_empty_cartridge_is_free_again_unless_its_pool_writes_to_it(books: Bo
     assert chooser(books).next_cartridge(other, "onsite").how == "scratch"
 
 
+def test_an_empty_cartridge_of_a_pool_that_is_no_more_is_free_again(books: Books) -> None:
+    books.cartridge(1, "onsite")
+    books.cartridge(2, "offsite")
+    left = {"offsite": KEEP["offsite"]}
+    books.take(
+        Attached(time_ns=1, volume_uuid=VOLUME, volume_name="shop", directory="/srv", keep_ns=left)
+    )
+    assert recyclable(books) == ["A00001L8"]
+
+
 def test_an_empty_cartridge_of_a_volume_that_nobody_knows_is_free() -> None:
     books = Books()
     books.cartridge(1)
