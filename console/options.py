@@ -37,6 +37,16 @@ StoreOption = Annotated[
     str | None,
     typer.Option("--store", metavar="S", help="The volume's store, if it is not to be searched."),
 ]
+KeepTree = Annotated[
+    bool,
+    typer.Option("--keep-tree", help="Only the store was lost: DIR has the volume's files still."),
+]
+AcceptFailures = Annotated[
+    bool, typer.Option("--accept-failures", help="Do without paths that can't be made here.")
+]
+NewStore = Annotated[
+    str | None, typer.Option("--store", metavar="S", help="Where to keep its history.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Since = Annotated[str | None, typer.Option(metavar="M", help="From this moment on.")]
 Until = Annotated[str | None, typer.Option(metavar="M", help="Up to this moment.")]

@@ -8,8 +8,11 @@ import typer
 
 from console.key_cli import app as key_app
 from console.options import (
+    AcceptFailures,
     Directory,
     JsonOption,
+    KeepTree,
+    NewStore,
     ReaderCertificate,
     ReaderCertificateKey,
     ReaderTokenFile,
@@ -182,10 +185,6 @@ def import_(
     import_parcel(file, root, site, line, position_to)
 
 
-KeepTree = Annotated[
-    bool,
-    typer.Option("--keep-tree", help="Only the store was lost: DIR has the volume's files still."),
-]
 AuthorityFile = Annotated[
     str, typer.Option("--ca", metavar="F", help="The vault's own certificate authority, PEM.")
 ]
@@ -230,9 +229,7 @@ def recover(
         str,
         typer.Option("--at", metavar="M", help="The moment; the newest whole one if left away."),
     ] = "",
-    store: Annotated[
-        str | None, typer.Option("--store", metavar="S", help="Where to keep its history.")
-    ] = None,
+    store: NewStore = None,
     ring_files: Annotated[
         int | None, typer.Option(metavar="N", min=3, max=1024, help="Files of the intake log.")
     ] = None,
@@ -240,10 +237,7 @@ def recover(
         str | None, typer.Option(metavar="SIZE", help="Size of each of them, such as 128M.")
     ] = None,
     keep_tree: KeepTree = False,
-    accept_failures: Annotated[
-        bool,
-        typer.Option("--accept-failures", help="Do without paths that can't be made here."),
-    ] = False,
+    accept_failures: AcceptFailures = False,
     key_file: OpeningKeyFile = "",
     as_json: JsonOption = False,
 ) -> None:

@@ -8,7 +8,16 @@ import typer
 
 from console import library_cli
 from console.library_cli import LibraryOption, VolumeDirectory, VolumeName
-from console.options import Directory, Exact, JsonOption, Limit, StoreOption
+from console.options import (
+    AcceptFailures,
+    Directory,
+    Exact,
+    JsonOption,
+    KeepTree,
+    Limit,
+    NewStore,
+    StoreOption,
+)
 
 app = typer.Typer(
     name="tape",
@@ -104,6 +113,45 @@ def scan(
 
     chosen = Chosen(Path(library).absolute(), volume, pool, at, key_file)
     raise typer.Exit(run(chosen, store, directory, as_json))
+
+
+@app.command()
+def recover(
+    directory: Annotated[
+        str, typer.Argument(metavar="DIR", help="Where it is to live: empty, or to be made.")
+    ],
+    *,
+    library: Annotated[str, typer.Option("--library", metavar="L", help="The library's folder.")],
+    volume: VolumeName = "",
+    pool: PoolOption = "",
+    at: Annotated[
+        str,
+        typer.Option("--at", metavar="M", help="The moment; the newest whole one if left away."),
+    ] = "",
+    store: NewStore = None,
+    keep_tree: KeepTree = False,
+    accept_failures: AcceptFailures = False,
+    key_file: OpeningKeyFile = "",
+    as_json: JsonOption = False,
+) -> None:
+    """The machine is gone: make its volume anew from cartridges, to go on with its history."""
+    from pathlib import Path
+
+    from console.tape_recovering import Request
+    from console.tape_recovering import run as run_recovery
+    from tape.recover import Copy
+
+    request = Request(
+        directory,
+        Path(library).absolute(),
+        Copy(volume, pool),
+        at,
+        store,
+        keep_tree,
+        accept_failures,
+        key_file,
+    )
+    raise typer.Exit(run_recovery(request, as_json))
 
 
 @app.command()

@@ -90,13 +90,7 @@ def _say(text: str) -> None:
 
 def scan(chosen: Chosen, store_root: str | None, directory: str, as_json: bool) -> ExitCode:
     """Find out what is on the cartridges; with a store, make it from the best set."""
-    with open_library(chosen.home, "scanning") as library:
-        robot = _robot_without_books(library)
-        found = scan_library(robot, library, time.time_ns(), _say)
-        robot.put_all_away()
-        with CatalogueFile.replace(library.catalogue, found.state) as catalogue:
-            # What is blank or a stranger is on no cartridge's books.
-            take_inventory(library, catalogue, time.time_ns())
+    found = write_books_anew(chosen.home)
     rebuilt = None
     if store_root is not None:
         rebuilt = _rebuilt(chosen, Path(store_root), directory)
@@ -105,6 +99,18 @@ def scan(chosen: Chosen, store_root: str | None, directory: str, as_json: bool) 
     else:
         _show_scan(found, rebuilt)
     return ExitCode.OK
+
+
+def write_books_anew(home: Path) -> Scan:
+    """Read every cartridge; the library's books are what came of it."""
+    with open_library(home, "scanning") as library:
+        robot = _robot_without_books(library)
+        found = scan_library(robot, library, time.time_ns(), _say)
+        robot.put_all_away()
+        with CatalogueFile.replace(library.catalogue, found.state) as catalogue:
+            # What is blank or a stranger is on no cartridge's books.
+            take_inventory(library, catalogue, time.time_ns())
+    return found
 
 
 def _robot_without_books(library: Library) -> Robot:
@@ -123,7 +129,7 @@ def _robot_without_books(library: Library) -> Robot:
 
 def _rebuilt(chosen: Chosen, root: Path, directory: str) -> Rebuilt:
     """A store from the best set of a volume, registered as any other."""
-    with _librarian(chosen.home, "rebuilding a store") as (catalogue, librarian):
+    with open_librarian(chosen.home, "rebuilding a store") as (catalogue, librarian):
         made, _ = rebuild_best(
             librarian.robot,
             catalogue,
@@ -156,7 +162,8 @@ def _whole(state: State, found: Shopping) -> Shopping:
 
 
 @contextlib.contextmanager
-def _librarian(home: Path, doing: str) -> Iterator[tuple[CatalogueFile, Librarian]]:
+def open_librarian(home: Path, doing: str) -> Iterator[tuple[CatalogueFile, Librarian]]:
+    """The books and who works by them, in a library of which an inventory was taken just now."""
     with open_books(home, doing) as (library, catalogue):
         librarian = Librarian(library, catalogue, _say)
         librarian.take_inventory()
@@ -222,7 +229,7 @@ def restore(chosen: Chosen, request: Request, scratch: str, as_json: bool) -> Ex
     target = request.destination or "."
     parent = Path(scratch) if scratch else Path(target).absolute().parent
     with restore_scratch(parent, target) as folder:
-        with _librarian(chosen.home, "restoring") as (catalogue, librarian):
+        with open_librarian(chosen.home, "restoring") as (catalogue, librarian):
             made, shopping = rebuild_best(
                 librarian.robot,
                 catalogue,
@@ -243,7 +250,7 @@ def restore_from_full(chosen: Chosen, request: Request, as_json: bool) -> ExitCo
     if os.path.lexists(target) and not request.overwrite:
         raise WrongUse(f"{path_text(target)} is there already", "give --overwrite to replace it")
     with restore_scratch(Path(os.fsdecode(parent)), os.fsdecode(target)) as folder:
-        with _librarian(chosen.home, "restoring") as (catalogue, librarian):
+        with open_librarian(chosen.home, "restoring") as (catalogue, librarian):
             shopping = chosen.shopping(catalogue.state)
             path = relative_path(request.path, _directory_of(catalogue.state, shopping))
             view = part_of_full(
@@ -284,7 +291,7 @@ def _from(request: Request, store: str, moment: str) -> Request:
 
 def verify(home: Path, names: list[str], as_json: bool) -> ExitCode:
     """Read cartridges again and compare; DAMAGE when something is not as it was written."""
-    with _librarian(home, "verifying") as (catalogue, librarian):
+    with open_librarian(home, "verifying") as (catalogue, librarian):
         chosen = to_verify(catalogue.state, tuple(names))
         found = carry_out_verify(librarian.robot, catalogue, chosen, time.time_ns, _say)
         librarian.robot.put_all_away()
@@ -308,7 +315,7 @@ def verify(home: Path, names: list[str], as_json: bool) -> ExitCode:
 
 def load(home: Path, name: str, as_json: bool) -> None:
     """Bring a cartridge into a drive, and leave it there."""
-    with _librarian(home, "loading") as (catalogue, librarian):
+    with open_librarian(home, "loading") as (catalogue, librarian):
         cartridge = find_cartridge(catalogue.state, name)
         drive = librarian.robot.fetch(
             Wanted(cartridge.label_id, cartridge.barcode, cartridge.number)
@@ -322,7 +329,7 @@ def load(home: Path, name: str, as_json: bool) -> None:
 
 def unload(home: Path, as_json: bool) -> None:
     """Bring whatever is in the drives back into the slots."""
-    with _librarian(home, "unloading"):
+    with open_librarian(home, "unloading"):
         pass  # an inventory begins with empty drives
     if as_json:
         print_json({"drives": "empty"})

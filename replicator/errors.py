@@ -17,7 +17,6 @@ ReplicationError              `hint` says what to do next
 ├── VaultExists               a place for a new vault, or a name in it, is taken
 ├── BadShipment               a shipment is not what its sender made: damaged, cut or hostile
 ├── Sealed                    the volume is sealed, and this can't be done without its key
-├── NotEmpty                  the directory of a recovery has something in it
 ├── BadParcel                 a file of shipments is damaged, cut, or none at all
 ├── PastRefused               what was asked of a vault's volume can't be told; `kind` says why
 └── BadRequest                a request that is none, or is over a limit
@@ -139,12 +138,6 @@ class Sealed(ReplicationError):
         "do it where the key is: cdpfs replicate recover, or mirror (to read and restore), "
         "with --key-file F"
     )
-
-
-class NotEmpty(ReplicationError):
-    """The directory of a recovery has something in it."""
-
-    hint = "name an empty directory, or move away what is in this one"
 
 
 class BadParcel(ReplicationError):

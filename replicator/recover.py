@@ -15,28 +15,24 @@ It knows nothing of where the journal comes from: that is a `JournalSource`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from replicator.errors import BadShipment, NotEmpty
+from replicator.errors import BadShipment
 from replicator.vault.ingest import LineWriter
 from replicator.wire import Description
-from store.errors import NoSuchVolume, RecoveryUnfinished, VolumeExists
+from store.errors import NoSuchVolume
 from store.journal import Journal
-from store.relocation import Relocation, read_relocation, write_relocation
+from store.relocation import (
+    REPLICATE_COMMAND,
+    Relocation,
+    read_relocation,
+    write_relocation,
+)
 from store.types import Lsn
 from store.volume import Store, VolumeConfig, new_config
-from timetravel.resolve import ResolvedPoint
+from timetravel.recovery import Progress, Recovered, Wish, begun_store
 from timetravel.revival import revive
-from timetravel.steps import Failure, Report
-
-Progress = Callable[[str, int, int], None]
-"""Called with the stage, how much of it is done, and how much there is (LSNs, or bytes)."""
-
-_MAY_BE_THERE = frozenset({"lost+found"})
-"""In an empty directory: what its file system made itself."""
 
 
 class Held(NamedTuple):
@@ -65,37 +61,6 @@ class JournalSource(Protocol):
         each piece that is on disk."""
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What a person asked for. `at`: a moment, empty for the visible head."""
-
-    directory: str
-    store_root: Path
-    at: str = ""
-    settings: dict[str, object] | None = None
-    """Further settings of the new store's `volume.toml`."""
-    keep_tree: bool = False
-    """Only the store was lost: the directory has the volume's tree, which stays as it is."""
-    accept_failures: bool = False
-    """Ready also without what could not be written here (no right to make a device, say)."""
-
-
-class Recovered(NamedTuple):
-    """What came of it. `point` is None when the tree had been made by an earlier run."""
-
-    store: Store
-    note: Relocation
-    point: ResolvedPoint | None
-    report: Report
-    missing: list[Failure]
-    """Paths that the replica never had."""
-
-    @property
-    def ready(self) -> bool:
-        """Can it be mounted?"""
-        return self.note.stage == "ready"
-
-
 def recover(source: JournalSource, wish: Wish, progress: Progress | None = None) -> Recovered:
     """Make the volume anew, or go on with it.
 
@@ -116,51 +81,8 @@ def recover(source: JournalSource, wish: Wish, progress: Progress | None = None)
 
 def _store_for(source: JournalSource, held: Held, wish: Wish) -> Store:
     """The store of an earlier run, or a new one."""
-    try:
-        store = Store.open(wish.store_root)
-    except NoSuchVolume:
-        if not wish.keep_tree:
-            refuse_occupied(wish.directory)
-        return Store.create(wish.store_root, _new_config(held, wish))
-    root, config = store.root, store.config
-    if config.uuid != held.uuid:
-        raise VolumeExists(
-            f"{root} is the store of another volume ({config.name})", "name another --store"
-        )
-    note = read_relocation(store)
-    if not config.foreign_lsn or (note is None and store_has_moved_on(store)):
-        raise VolumeExists(
-            f"{root} is a store of this volume already", f"mount it: cdpfs mount {config.directory}"
-        )
-    if config.directory != wish.directory:
-        raise RecoveryUnfinished(
-            f"{root} belongs to a recovery into {config.directory}", "name that directory"
-        )
-    if note is not None and (note.line, note.at, note.kept) != (
-        held.line,
-        wish.at,
-        wish.keep_tree,
-    ):
-        asked = f"line {note.line}, " + (f"--at {note.at}" if note.at else "the newest state")
-        asked += ", --keep-tree" if note.kept else ""
-        raise RecoveryUnfinished(f"the recovery in {root} was begun with {asked}", "ask the same")
-    return store
-
-
-def store_has_moved_on(store: Store) -> bool:
-    """Is the journal of a recovered store complete? Then a missing note means that it is in use."""
-    with Journal(store) as journal:
-        return journal.indexed_lsn >= store.config.foreign_lsn
-
-
-def refuse_occupied(directory: str) -> None:
-    """NotEmpty unless the directory is empty, or not there."""
-    try:
-        names = set(os.listdir(directory))
-    except FileNotFoundError:
-        return
-    if names - _MAY_BE_THERE:
-        raise NotEmpty(f"{directory} is not empty")
+    store = begun_store(wish, held.uuid, held.line, (REPLICATE_COMMAND,))
+    return store or Store.create(wish.store_root, _new_config(held, wish))
 
 
 def _new_config(held: Held, wish: Wish) -> VolumeConfig:

@@ -17,6 +17,7 @@ StoreError
 ├── KeyMissing                 the key that sealed something is not at hand
 ├── NoSuchVolume               no store is known for a path
 ├── RecoveryUnfinished         a volume is being recovered and can't be used yet
+├── NotEmpty                   the directory of a recovery has something in it
 └── VolumeExists               the place is taken by another store
 """
 
@@ -136,9 +137,15 @@ class NoSuchVolume(StoreError):
 
 
 class RecoveryUnfinished(StoreError):
-    """The store of a volume that is being recovered from a replica, and is not complete yet."""
+    """The store of a volume that is being recovered, and is not complete yet."""
 
     hint = "run the same `cdpfs replicate recover` again"
+
+
+class NotEmpty(StoreError):
+    """The directory of a recovery has something in it."""
+
+    hint = "name an empty directory, or move away what is in this one"
 
 
 class VolumeExists(StoreError):

@@ -21,6 +21,8 @@ from store.volume import Store
 
 NOTE_NAME = "relocation.json"
 
+REPLICATE_COMMAND = "cdpfs replicate recover"
+
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -32,8 +34,10 @@ class Relocation(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """Where the journal comes from, for people."""
     line: str
     """The line of history that is gone on with."""
-    command: str = "cdpfs replicate recover"
+    command: str = REPLICATE_COMMAND
     """What makes the store, and goes on with it."""
+    set_id: str = ""
+    """Of cartridges: the set that the journal comes from."""
     at: str = ""
     """The moment asked for; empty for the visible head."""
     lsn: _Count = 0
@@ -44,7 +48,7 @@ class Relocation(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """When the tree was complete; inodes that changed later were changed by somebody else. Of a
     kept one: when the journal ends."""
     missing: _Count = 0
-    """Paths that could not be made because the replica never had their content."""
+    """Paths that could not be made because the copy never had their content."""
 
 
 def read_relocation(store: Store) -> Relocation | None:
@@ -90,7 +94,7 @@ def refuse_short(store: Store, indexed: Lsn) -> None:
 
 
 def _go_on(store: Store, note: Relocation | None) -> str:
-    command = note.command if note is not None else "cdpfs replicate recover"
+    command = note.command if note is not None else REPLICATE_COMMAND
     return (
         f"run the same `{command}` again: it goes on where it was; to begin anew, "
         f"remove {store.root} and empty the directory first"

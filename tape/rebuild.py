@@ -15,7 +15,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import msgspec
 
@@ -42,7 +42,12 @@ COMMAND: Final = "cdpfs tape scan"
 SOURCE: Final = "cartridges"
 """What the store says of where its journal comes from."""
 
-_UNKNOWN_END: Final = (1 << 63) - 1
+NOTE: Final = Relocation(stage="fetching", source=SOURCE, line="main", command=COMMAND)
+"""What the store says of itself while it is made, if nothing else is asked for."""
+
+UNKNOWN_END: Final = (1 << 63) - 1
+"""`foreign_lsn` until the end of the journal is there."""
+
 _NAME_MAX: Final = 255
 _TARGET_MAX: Final = 4096
 _XATTR_MAX: Final = 64 << 10
@@ -70,13 +75,15 @@ class _Open(NamedTuple):
 class Rebuild:
     """Makes the store at `root`. A context manager.
 
-    `directory`: where the volume's tree will be; empty for where it was. Give it the archives of
-    one set by `take`, in their order. VolumeExists when something else is at `root`; StoreFull.
+    `directory`: where the volume's tree will be; empty for where it was. `note`: what the store is
+    to say of itself. Give it the archives of one set by `take`, in their order. VolumeExists when
+    something else is at `root`; StoreFull.
     """
 
-    def __init__(self, root: Path, directory: str = "") -> None:
+    def __init__(self, root: Path, directory: str = "", note: Relocation = NOTE) -> None:
         self._root = root
         self._directory = directory
+        self._note = note
         self._store: Store | None = None
         self._writer: BaselineWriter | None = None
         self._set_id = ""
@@ -128,7 +135,8 @@ class Rebuild:
         if self._writer is None:
             config = _config(head, self._directory)
             store = Store.create(self._root, config)
-            write_relocation(store, _note("fetching"))
+            self._note = msgspec.structs.replace(self._note, set_id=head.set_id)
+            write_relocation(store, self._note)
             self._open(store)
         assert self._writer is not None and self._store is not None
         if self._store.config.uuid != head.volume_uuid:
@@ -220,7 +228,7 @@ class Rebuild:
             )
         store.config.foreign_lsn = end
         store.save_config()
-        write_relocation(store, _note("restoring"))
+        write_relocation(store, msgspec.structs.replace(self._note, stage="restoring"))
         return Rebuilt(store, baseline.lsn, end, self._lost)
 
     # --- entries ---------------------------------------------------------------------------------
@@ -275,10 +283,6 @@ class Rebuild:
         return self._way[-1].node, name
 
 
-def _note(stage: Literal["fetching", "restoring"]) -> Relocation:
-    return Relocation(stage=stage, source=SOURCE, line="main", command=COMMAND)
-
-
 def _adopted(parent: NodeId, name: bytes, header: Header, member: Member, note: Note) -> Adopted:
     """What the baseline says of a node. BadArchive for what no node can have."""
     facts = header.facts
@@ -329,5 +333,5 @@ def _config(head: ArchiveHead, directory: str) -> VolumeConfig:
         raise BadArchive("the settings in the full are those of another volume")
     if directory:
         config.directory, config.mount_at = directory, ""
-    config.foreign_lsn = _UNKNOWN_END
+    config.foreign_lsn = UNKNOWN_END
     return config

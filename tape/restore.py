@@ -14,6 +14,7 @@ from pathlib import Path
 from store import durable
 from store.errors import BaselineError
 from store.keys import KeyRing
+from store.relocation import Relocation
 from store.types import Lsn
 from tape.archive_reader import ArchiveReader
 from tape.catalogue import ArchiveBad
@@ -24,7 +25,7 @@ from tape.errors import BadArchive, MediaError, NeedsCartridge, NoSuchSet, Unkno
 from tape.locate import first_entry, locate
 from tape.part_view import PartView
 from tape.reach import Part
-from tape.rebuild import Rebuild, Rebuilt
+from tape.rebuild import NOTE, Rebuild, Rebuilt
 from tape.robot import Robot, Wanted
 from tape.shopping import Shopping, shopping_text
 from tape.writer import blocks_of, read_back, to_file
@@ -69,6 +70,7 @@ def rebuild(
     root: Path,
     *,
     directory: str = "",
+    note: Relocation = NOTE,
     ring: KeyRing | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Rebuilt:
@@ -78,7 +80,7 @@ def rebuild(
     books then. KeyMissing, StoreError.
     """
     require(shopping)
-    with Rebuild(root, directory) as made:
+    with Rebuild(root, directory, note) as made:
         for cartridge, archive in _wanted(shopping, made):
             drive = robot.fetch(Wanted(cartridge.label_id, cartridge.barcode, cartridge.number))
             say(f"reading file {archive.file} of {cartridge.name}")
@@ -125,28 +127,48 @@ def rebuild_best(
     root: Path,
     *,
     directory: str = "",
+    note: Callable[[Shopping], Relocation] = lambda shopping: NOTE,
     ring: KeyRing | None = None,
     say: Callable[[str], None] = lambda text: None,
+    disposable: bool = False,
 ) -> tuple[Rebuilt, Shopping]:
     """As `rebuild`, from the set that `choose` finds; from the next best when one can't be read.
 
-    Only a store that this call has begun is taken away for it. NoSuchSet when there is none left.
+    Only a store that this call has begun is taken away for it, or one that is `disposable`.
+    `note`: what the store is to say of itself. NoSuchSet when there is none left.
     """
-    fresh = not (root / "volume.toml").exists()
+    fresh = disposable or not (root / "volume.toml").exists()
     while True:
         shopping = choose(catalogue.state)
         try:
             made = rebuild(
-                robot, catalogue, shopping, root, directory=directory, ring=ring, say=say
+                robot,
+                catalogue,
+                shopping,
+                root,
+                directory=directory,
+                note=note(shopping),
+                ring=ring,
+                say=say,
             )
         except BadArchive as error:
             if not fresh:
                 raise
             # It is on the books now, so that the same can't be chosen for ever.
             say(f"{error}: looking for another set")
-            durable.drop_tree(root)
+            drop_store(root)
             continue
         return made, shopping
+
+
+def drop_store(root: Path) -> None:
+    """Take away a store that was begun. Cut short, what is left is one that was just begun."""
+    for path in root.iterdir():
+        if path.is_dir():
+            durable.drop_tree(path)
+        elif path.name != "volume.toml":
+            durable.unlink(path)
+    durable.drop_tree(root)
 
 
 def _wanted(shopping: Shopping, made: Rebuild) -> Iterator[tuple[Cartridge, Archive]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from replicator.recover import Progress, Recovered, Wish, recover
+from replicator.recover import recover
 from replicator.recover_disk import VaultFolder
 from replicator.shipment import ShippedBatch
 from replicator.vault.ingest import LineWriter
@@ -14,6 +14,7 @@ from replicator.wire import MAIN_LINE, Description
 from store.journal import Journal
 from store.volume import Store
 from tests.volume import Volume
+from timetravel.recovery import Progress, Recovered, Wish
 
 RING = {"ring_files": 4, "ring_file_bytes": 8 << 20}
 

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from replicator.forking import parting_text, read_parting
-from replicator.recover import Wish, recover
+from replicator.recover import recover
 from replicator.report import Report
 from replicator.running import Replicator
 from replicator.sealed_source import SealedFolder, SealedSource
@@ -35,6 +35,7 @@ from tests.unit.journal_workload import Workload, make_store
 from tests.unit.shipping import all_batches, go_on, same_history
 from tests.unit.two_machines import TwoMachines
 from tests.unit.vault_server import SiteClient, VaultServer, position_in, refusal_in
+from timetravel.recovery import Wish
 
 
 @pytest.fixture

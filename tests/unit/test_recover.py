@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from replicator.errors import BadShipment, NotEmpty, Refused, UnknownVolume
-from replicator.recover import Held, JournalSource, Recovered, Wish, recover
+from replicator.errors import BadShipment, Refused, UnknownVolume
+from replicator.recover import Held, JournalSource, recover
 from replicator.recover_disk import VaultFolder
 from replicator.recover_link import VaultUrl
 from replicator.settings import LinkSettings
 from replicator.vault.ingest import LineWriter
 from replicator.vault.lines import make_line
 from replicator.vault.root import VaultRoot
-from store.errors import NoSuchVolume, RecoveryUnfinished, StoreBusy, VolumeExists
+from store.errors import NoSuchVolume, NotEmpty, RecoveryUnfinished, StoreBusy, VolumeExists
 from store.journal import Journal
 from store.relocation import read_relocation, refuse_short, refuse_unfinished
 from store.types import ROOT, Lsn
@@ -27,6 +27,7 @@ from store.volume import Store
 from tests.unit.shipping import BRANCH, all_batches, make_history, same_history, shipments
 from tests.unit.two_machines import TwoMachines, receive
 from tests.unit.vault_server import VaultServer
+from timetravel.recovery import Recovered, Wish
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from replicator.errors import LinkDown, Refused, UnknownVolume
 from replicator.outgoing import Outgoing
 from replicator.plan import Send, UpToDate
-from replicator.recover import JournalSource, Wish, recover
+from replicator.recover import JournalSource, recover
 from replicator.sealed_source import MAX_FAILURES, SealedFolder, SealedLink, SealedSource
 from replicator.sealer import Sealer
 from replicator.settings import LinkSettings
@@ -27,6 +27,7 @@ from store.key_file import create_key_file, read_key_file
 from store.volume import Store
 from tests.unit.shipping import make_history, same_history
 from tests.unit.vault_server import VaultServer, refusal_in
+from timetravel.recovery import Wish
 
 SEALED = Description(name="branch", directory="/nowhere", created_ns=1, sealed=True)
 
