@@ -36,7 +36,7 @@ from tape.rebuild import COMMAND as SCAN_COMMAND
 from tape.rebuild import NOTE, UNKNOWN_END
 from tape.restore import drop_store, rebuild_best, require, volume_of
 from tape.robot import Robot
-from tape.shopping import Shopping
+from tape.shopping import Shopping, shortest_way_to_history
 from timetravel.moment import AtLsn, AtTime, Moment, parse_moment
 from timetravel.recovery import Progress, Recovered, Wish, begun_store, in_use, refuse_twin
 from timetravel.revival import revive
@@ -200,7 +200,7 @@ def to_go_on_with(
             "the set that reaches furthest does not hold that moment",
             "leave --at away; cdpfs tape restore brings files back from other sets",
         )
-    return min(fit, key=lambda each: (len(each.missing), each.reach.base_lsn))
+    return min(fit, key=shortest_way_to_history)
 
 
 def _shows(reach: Reach, moment: Moment | None) -> bool:

@@ -73,7 +73,7 @@ def find_set(
     if not found:
         where = f"the pool {pool}" if pool else "any pool"
         raise NoSuchSet(f"no set in {where} gives back that moment of the volume")
-    return min(found, key=_shortest_way_to_history if history else _effort)
+    return min(found, key=shortest_way_to_history if history else _effort)
 
 
 def _asked(
@@ -109,7 +109,8 @@ def _effort(shopping: Shopping) -> tuple[int, int]:
     return len(shopping.missing), sum(len(part.archives) for part in shopping.parts)
 
 
-def _shortest_way_to_history(shopping: Shopping) -> tuple[int, int]:
+def shortest_way_to_history(shopping: Shopping) -> tuple[int, int]:
+    """A key: the fewest cartridges from outside, then the earliest beginning."""
     return len(shopping.missing), shopping.reach.base_lsn
 
 
