@@ -359,14 +359,16 @@ def run(path: str, store_root: str | None, for_ever: bool) -> None:
     """Replicate in the foreground: until the vault has everything, or for ever."""
     import trio
 
-    from replicator.__main__ import log_to
+    from replicator.__main__ import LOG_NAME, be_quiet_of_requests
     from replicator.running import Replicator
+    from store.consumer import log_to
 
     store = volume_of(path, store_root)
     settings = required_settings(store)
     if not settings.enabled:
         raise ConsoleError("replication is switched off", START_HINT)
-    log_to(store.log_dir / "replicator.log")
+    log_to(store.log_dir / LOG_NAME)
+    be_quiet_of_requests()
     with contextlib.closing(Replicator(store)) as replicator:
         try:
             trio.run(replicator.run, -1, not for_ever)

@@ -124,11 +124,12 @@ def _in_this_process(store: Store) -> None:
     """A run of our own. ConsoleError with what kept it from its end."""
     import trio
 
+    from store.consumer import log_to
     from store.journal import Journal
-    from tape.__main__ import log_to
+    from tape.__main__ import LOG_NAME
     from tape.running import SpoolerProcess
 
-    log_to(store.log_dir / "spooler.log")
+    log_to(store.log_dir / LOG_NAME)
     with Journal(store) as journal:
         ask_for_run(store.root, int(journal.indexed_lsn))
     with contextlib.closing(SpoolerProcess(store)) as process:

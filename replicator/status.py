@@ -6,7 +6,6 @@ more), and the figures in it. One thread writes; anyone reads.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from store import durable
-from store.errors import StoreError
 
 FILE_NAME = "replica.status"
 MAX_FILE_BYTES = 1 << 16
@@ -103,19 +101,8 @@ def status_path(store_root: Path) -> Path:
 
 def write_status(store_root: Path, status: ReplicaStatus) -> None:
     """Put it in place at once, without syncing. A full disk keeps the older one."""
-    path = status_path(store_root)
     status.time_ns = time.time_ns()
-    temporary = path.with_name(path.name + ".new")
-    try:
-        durable.drop(temporary)
-        fd = durable.create_file(temporary)
-        try:
-            durable.pwrite_all(fd, msgspec.json.encode(status), 0)
-        finally:
-            durable.close_file(fd)
-        os.rename(temporary, path)
-    except (StoreError, OSError):
-        durable.drop(temporary)
+    durable.replace_unsynced(status_path(store_root), msgspec.json.encode(status))
 
 
 def read_status(store_root: Path) -> ReplicaStatus | None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from store.errors import StoreFault, StoreFull, TemporaryStoreError
+from store.errors import StoreError, StoreFault, StoreFull, TemporaryStoreError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP)
@@ -236,6 +236,24 @@ def write_file_atomically(path: Path, data: bytes) -> None:
     finally:
         disk.close(fd)
     rename(temporary, path)
+
+
+def replace_unsynced(path: Path, data: bytes) -> None:
+    """Put `data` under `path` at once, for what says nothing any more after a power cut.
+
+    Readers see the old or the new file. A disk that is full or fails keeps the older one.
+    """
+    temporary = path.with_name(path.name + ".new")
+    try:
+        drop(temporary)
+        fd = create_file(temporary)
+        try:
+            pwrite_all(fd, data, 0)
+        finally:
+            disk.close(fd)
+        disk.rename(temporary, path)
+    except (StoreError, OSError):
+        drop(temporary)
 
 
 def commit(index: Path, transaction: Callable[[], object]) -> None:

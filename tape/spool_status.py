@@ -7,7 +7,6 @@ anyone reads, and whoever may write the store may ask for a run.
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -15,7 +14,6 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from store import durable
-from store.errors import StoreError
 from tape.layout import Count
 
 FILE_NAME: Final = "tape.status"
@@ -92,19 +90,8 @@ def status_path(store_root: Path) -> Path:
 
 def write_status(store_root: Path, status: SpoolStatus) -> None:
     """Put it in place at once, without syncing. A full disk keeps the older one."""
-    path = status_path(store_root)
     status.time_ns = time.time_ns()
-    temporary = path.with_name(path.name + ".new")
-    try:
-        durable.drop(temporary)
-        fd = durable.create_file(temporary)
-        try:
-            durable.pwrite_all(fd, msgspec.json.encode(status), 0)
-        finally:
-            durable.close_file(fd)
-        os.rename(temporary, path)
-    except (StoreError, OSError):
-        durable.drop(temporary)
+    durable.replace_unsynced(status_path(store_root), msgspec.json.encode(status))
 
 
 def read_status(store_root: Path) -> SpoolStatus | None:
