@@ -41,6 +41,9 @@ FAULTS_PER_ROUND = 30
 PATIENCE_S = 180.0
 """A vault that does not get on for so long, with all faults over, never will."""
 
+LOGGED_LINES = 60
+"""Of a log, from the first thing in it that nobody foresaw."""
+
 POLL_S = 0.05
 DEED_EVERY_S = 0.5
 MOST_KILLS_OF_REPLICATOR = 2
@@ -242,12 +245,13 @@ class LinkCampaign(Campaign):
         logs = {"vault": self.vault.log_text()}
         for path in self.volume.store.log_dir.glob("replicator.log*"):
             logs[path.name] = path.read_text()
-        return [
-            f"{name}: {line}"
-            for name, text in logs.items()
-            for line in text.splitlines()
-            if " ERROR " in line or "Traceback" in line
-        ][:5]
+        wrong = []
+        for name, text in logs.items():
+            lines = text.splitlines()
+            for at, line in enumerate(lines):
+                if " ERROR " in line or "Traceback" in line:
+                    wrong.append(f"{name}: " + "\n".join(lines[at : at + LOGGED_LINES]))
+        return wrong[:1]
 
     def _allow(self, faults: Counter[str]) -> None:
         """What these faults may have cost."""

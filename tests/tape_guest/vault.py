@@ -17,7 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from console.control import Control
 from console.exit_codes import ExitCode
+from store.volume import Store
 from tape.mtx_changer import MtxChanger
 from tests.commandline import RING, run_cdpfs
 from tests.hardware.own_library import SHIPPED_SCRIPT
@@ -25,6 +27,8 @@ from tests.hardware.own_library import SHIPPED_SCRIPT
 BLOCK_BYTES = 128 << 10
 ARCHIVE_BYTES = 768 << 10
 """Far below what `tape attach` sets, so that small cartridges will do."""
+
+LOOK_S = 0.05
 
 
 class Failed(Exception):
@@ -74,10 +78,19 @@ class Life:
             file.truncate(100 << 20)
             file.seek(50 << 20)
             file.write(b"in the middle")
+        self.run("protect", str(self.tree), "--store", str(self.store), *RING)
         size = self.cartridge_bytes // 8
         for number in range(8):
             (self.tree / f"large{number}").write_bytes(self.dice.randbytes(size))
-        self.run("protect", str(self.tree), "--store", str(self.store), *RING)
+            self._wait_for_indexer()
+
+    def _wait_for_indexer(self) -> None:
+        """A batch that holds more than one of the large files does not fit into an archive."""
+        with Control(Store.open(self.store)) as control:
+            status: dict[str, Any] = control.call("status")
+            while status["indexed_lsn"] < status["lsn"]:
+                time.sleep(LOOK_S)
+                status = control.call("status")
 
     def create_library(self) -> None:
         """A home for it; the cartridges stay as they are."""
