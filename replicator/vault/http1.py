@@ -62,8 +62,8 @@ class Http1Server(TCPServer):
                 # Else hypercorn keeps the connection for as long as one may be idle.
                 self._left = True
                 await self.idle_task.stop()
-        except OSError:
-            pass
+        except* OSError:
+            pass  # Such as ENOTCONN for the names of a connection that was reset at once.
         finally:
             await self._close()
 

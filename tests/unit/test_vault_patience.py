@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 import ssl
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,3 +151,16 @@ def test_plain_http_where_tls_is_demanded_is_told_so(tmp_path: Path, source: Sto
             assert b"HTTP/" not in read_all(connection)
         with server.client(token, verify=trusting) as site:
             assert site.position(source.config.uuid).next_lsn == 1
+
+
+def test_who_resets_at_once_is_nothing_that_nobody_foresaw(
+    strict: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel does not know the name of the other end any more when it is asked for."""
+    for _ in range(30):
+        connection = strict.server.connect()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+    hello = strict.head("GET /v1/hello HTTP/1.1", "Connection: close")
+    assert status_in(strict.raw(hello)) == 200
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
