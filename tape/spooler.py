@@ -79,7 +79,10 @@ class Spooler:
                 return step
             # Once begun it goes on to where the journal ended then.
             goal_lsn = goal_lsn if goal_lsn is not None else facts.end_lsn
-            self._carry_out(rules, step)
+            if isinstance(step, Rotate):
+                rules = rules._replace(free_doors=self._rotate(rules, step))
+            else:
+                self._carry_out(rules, step)
 
     def _facts(self, rules: Rules) -> JournalFacts:
         work = self._work
@@ -122,9 +125,7 @@ class Spooler:
                 self._write_catalogue(step)
             case CloseSet():
                 self._close_set(rules, step)
-            case Rotate():
-                self._rotate(rules, step)
-            case Rest():
+            case Rotate() | Rest():
                 raise AssertionError(step)
 
     # --- sets -----------------------------------------------------------------------------------
@@ -159,15 +160,19 @@ class Spooler:
         )
         work.cut("set closed")
 
-    def _rotate(self, rules: Rules, step: Rotate) -> None:
-        """Bring cartridges to the doors; from there a person takes them."""
+    def _rotate(self, rules: Rules, step: Rotate) -> int:
+        """Bring cartridges to the doors; from there a person takes them.
+
+        Returns how many doors are left, which the plan must know before it goes on. What has no
+        door follows when a person has emptied them.
+        """
         work = self._work
         self._robot.put_all_away()
         for label_id in step.label_ids:
             cartridge = self._state.cartridge(label_id)
-            there = work.library.changer.inventory()
-            door = next(door.number for door in there.doors if not door.full)
-            work.tally.doing = f"bringing {cartridge.name} to slot {door}"
+            if not self._free_doors():
+                break
+            work.tally.doing = f"bringing {cartridge.name} to the export slots"
             if not cartridge.closed_ns:
                 reason = "it goes out of the library"
                 work.catalogue.append(
@@ -175,11 +180,16 @@ class Spooler:
                 )
                 work.cut("cartridge closed")
             slot = self._slot_of(cartridge)
-            if not slot:
-                continue
-            self._robot.move(cartridge.label, slot, door)
-            log.info("%s of the pool %s is at door %d", cartridge.name, rules.pool, door)
-            work.cut("at the door")
+            doors = self._free_doors()
+            if slot and cartridge.place != "door" and doors:
+                self._robot.move(cartridge.label, slot, doors[0])
+                log.info("%s of the pool %s is at door %d", cartridge.name, rules.pool, doors[0])
+                work.cut("at the door")
+        return len(self._free_doors())
+
+    def _free_doors(self) -> list[int]:
+        there = self._work.library.changer.inventory()
+        return [door.number for door in there.doors if not door.full]
 
     def _slot_of(self, cartridge: Cartridge) -> int:
         """Where it is by its label, not by its barcode or the books; 0 when it isn't found."""

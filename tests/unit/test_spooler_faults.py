@@ -152,6 +152,21 @@ def test_the_cartridge_that_goes_out_is_the_one_with_the_label(scene: Scene) -> 
     assert door.barcode == "A00005L8"
 
 
+def test_what_finds_no_door_follows_when_one_is_free(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, doors=1)
+    later_ns = scene.now_ns() + 10**15
+    for seed in range(1, 4):
+        fill(scene, 12, seed)
+        scene.spool(scene.rules(rotates_ns=later_ns))
+    assert len([c for c in scene.state().cartridges.values() if c.archives]) > 1
+    due = scene.rules(rotates_ns=later_ns, rotated_ns=scene.now_ns(), free_doors=9)
+    scene.spool(due)
+    state = scene.state()
+    assert [c.place for c in state.cartridges.values() if c.archives].count("door") == 1
+    assert len(state.sets) == 2
+    scene.close()
+
+
 @pytest.mark.expects_warnings
 def test_a_full_library_says_so_and_keeps_what_it_has(scene: Scene) -> None:
     fill(scene, 30, 1)
