@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import time
 from pathlib import Path
 from typing import TypeAlias
@@ -27,10 +26,10 @@ from replicator.sender import FAST_BPS, Sender
 from replicator.settings import ReplicaSettings, load_settings, settings_path
 from replicator.status import ReplicaStatus, read_status, write_status
 from replicator.throttle import Throttle
-from store.errors import StoreBusy
+from store.consumer import told_to_end
 from store.journal import Journal
 from store.statepage import StatePage
-from store.volume import Store, take_lock
+from store.volume import Store, is_locked, take_lock
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +97,7 @@ class Replicator:
         """
         async with trio.open_nursery() as nursery:
             scope = nursery.cancel_scope
-            nursery.start_soon(self._stop_on_signal, scope)
-            if line_fd >= 0:
-                nursery.start_soon(self._listen, line_fd, scope)
+            nursery.start_soon(self._until_told, line_fd, scope)
             nursery.start_soon(watch_network, self._network_changed)
             nursery.start_soon(self._watch_page)
             nursery.start_soon(self._watch_settings)
@@ -220,22 +217,9 @@ class Replicator:
         status.state = "down"
         write_status(self._store.root, status)
 
-    async def _listen(self, line_fd: int, scope: trio.CancelScope) -> None:
-        """To the daemon, until it is gone."""
-        while True:
-            await trio.lowlevel.wait_readable(line_fd)
-            if not os.read(line_fd, 4096):
-                break
-            self._poked.ring()
-        log.info("the daemon has ended")
+    async def _until_told(self, line_fd: int, scope: trio.CancelScope) -> None:
+        await told_to_end(line_fd, self._poked.ring)
         scope.cancel()
-
-    async def _stop_on_signal(self, scope: trio.CancelScope) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for number in signals:
-                log.info("told to stop by signal %d", number)
-                scope.cancel()
-                return
 
     def _open_link(self, settings: ReplicaSettings) -> Link:
         tls = tls_context(settings.link)
@@ -267,11 +251,7 @@ def _file_state(path: Path) -> FileState:
 
 def is_running(store: Store) -> bool:
     """Does some process replicate this store now?"""
-    try:
-        os.close(take_lock(store.root / LOCK_NAME))
-    except StoreBusy:
-        return True
-    return False
+    return is_locked(store.root / LOCK_NAME)
 
 
 def _same_line(one: ReplicaSettings, other: ReplicaSettings | None) -> bool:

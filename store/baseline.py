@@ -32,7 +32,6 @@ from store.errors import (
     BaselineTooLong,
     InconsistentLog,
     IndexStale,
-    StoreBusy,
     VolumeExists,
 )
 from store.format import CHUNK_BYTES, MAX_PAYLOAD_BYTES, Flag, Kind
@@ -153,10 +152,8 @@ class BaselineWriter:
 
         VolumeExists when its history began otherwise; IndexStale when its index is gone.
         """
-        try:
-            lock_fd = take_lock(store.indexer_lock_path)
-        except StoreBusy as busy:
-            raise StoreBusy(str(busy), "something else writes this store: wait for it") from busy
+        hint = "something else writes this store: wait for it"
+        lock_fd = take_lock(store.indexer_lock_path, hint)
         try:
             writer = cls(store, lock_fd, segment_bytes)
         except BaseException:

@@ -1,7 +1,7 @@
 """The process of a consumer of the journal: the replicator, the spooler.
 
 Duty: what they have in common: arguments, log, priority, exit code. It knows nothing of what they
-do. Blocking; the process's only thread.
+do. The process's main thread; only `told_to_end` is async.
 
 Standard input is the line to the daemon: any byte asks for a look at the settings; its end means
 that the daemon is gone, and the consumer ends too.
@@ -13,13 +13,18 @@ import contextlib
 import logging
 import logging.handlers
 import os
+import signal
 import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import trio
+
 from store.errors import StoreError
 from store.volume import Store
+
+log = logging.getLogger(__name__)
 
 NICENESS = 10
 MAX_LOG_BYTES = 1 << 20
@@ -45,18 +50,18 @@ def consume(
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
     os.umask(0o077)
-    log = logging.getLogger(module)
+    own_log = logging.getLogger(module)
     failed = False
     try:
         store = Store.open(Path(arguments[0]))
         log_to(store.log_dir / log_name)
-        log.info("started, pid %d", os.getpid())
+        own_log.info("started, pid %d", os.getpid())
         live(store, _line())
     except* (expected, StoreError, OSError) as group:
         error = _first(group)
-        log.error("%s; %s", error, getattr(error, "hint", "it is started again"))
+        own_log.error("%s; %s", error, getattr(error, "hint", "it is started again"))
         failed = True
-    log.info("ended")
+    own_log.info("ended")
     return EXIT_FAILED if failed else EXIT_OK
 
 
@@ -76,3 +81,28 @@ def _first(group: BaseException) -> BaseException:
     while isinstance(group, BaseExceptionGroup):
         group = group.exceptions[0]
     return group
+
+
+async def told_to_end(line_fd: int, poke: Callable[[], None]) -> None:
+    """Return when a signal, or the end of the line to the daemon, says that the process is to end.
+
+    `poke` is called for what comes on the line. `line_fd` is -1 when there is none.
+    """
+    async with trio.open_nursery() as nursery:
+        if line_fd >= 0:
+            nursery.start_soon(_listen, line_fd, poke, nursery.cancel_scope)
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("told to stop by signal %d", number)
+                break
+        nursery.cancel_scope.cancel()
+
+
+async def _listen(line_fd: int, poke: Callable[[], None], scope: trio.CancelScope) -> None:
+    while True:
+        await trio.lowlevel.wait_readable(line_fd)
+        if not os.read(line_fd, 4096):
+            break
+        poke()
+    log.info("the daemon has ended")
+    scope.cancel()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from store import batch, durable
 from store.batch import BatchHeader
-from store.errors import DamagedError, IntakeGap, StoreBusy
+from store.errors import DamagedError, IntakeGap
 from store.index import BatchPlace, IndexWriter
 from store.ops import Op
 from store.scan import ScannedBatch, find_batch, scan_segment
@@ -46,10 +46,7 @@ def reindex(store: Store, progress: Progress | None = None) -> ReindexReport:
     StoreBusy while the indexer runs (the volume is mounted). DamagedError when a segment is not
     what was written: nothing is changed then.
     """
-    try:
-        lock = take_lock(store.indexer_lock_path)
-    except StoreBusy as busy:
-        raise StoreBusy(str(busy), "unmount the volume first: cdpfs umount DIR") from busy
+    lock = take_lock(store.indexer_lock_path, "unmount the volume first: cdpfs umount DIR")
     try:
         return _Rebuild(store, progress).run()
     finally:

@@ -171,15 +171,27 @@ _FOLDERS = {"intake", "segments", "index", "log"}
 _REPAIR_CONFIG = "mend volume.toml by hand; the data beside it is not touched"
 
 
-def take_lock(path: Path) -> int:
-    """Lock the file at `path` for this process; returns its descriptor. StoreBusy if taken."""
+def take_lock(path: Path, hint: str | None = None) -> int:
+    """Lock the file at `path` for this process; returns its descriptor.
+
+    StoreBusy if taken, with `hint` for what to do, if that is not a store's own.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        raise StoreBusy(f"{path.parent} is in use by another cdpfs process") from None
+        raise StoreBusy(f"{path.parent} is in use by another cdpfs process", hint) from None
     return fd
+
+
+def is_locked(path: Path) -> bool:
+    """Has some process the lock at `path` now?"""
+    try:
+        os.close(take_lock(path))
+    except StoreBusy:
+        return True
+    return False
 
 
 def config_values(config: VolumeConfig) -> dict[str, object]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
 from pathlib import Path
@@ -18,11 +17,12 @@ from typing import Final
 import msgspec
 import trio
 
-from store.errors import StoreBusy, StoreError
+from store.consumer import told_to_end
+from store.errors import StoreError
 from store.journal import Journal
 from store.key_file import read_key_file
 from store.keys import KeyRing
-from store.volume import Store, take_lock
+from store.volume import Store, is_locked, take_lock
 from tape.catalogue_file import CatalogueFile
 from tape.errors import BadSettings, TapeError
 from tape.facts import newest_barrier
@@ -96,9 +96,7 @@ class SpoolerProcess:
         """
         async with trio.open_nursery() as nursery:
             scope = nursery.cancel_scope
-            nursery.start_soon(self._stop_on_signal, scope)
-            if line_fd >= 0:
-                nursery.start_soon(self._listen, line_fd, scope)
+            nursery.start_soon(self._until_told, line_fd, scope)
             nursery.start_soon(self._write_status)
             await self._follow(until_done)
             scope.cancel()
@@ -254,24 +252,8 @@ class SpoolerProcess:
                 written, written_at = now, trio.current_time()
             await trio.sleep(STATUS_S)
 
-    async def _listen(self, line_fd: int, scope: trio.CancelScope) -> None:
-        """To the daemon, until it is gone."""
-        while True:
-            await trio.lowlevel.wait_readable(line_fd)
-            if not os.read(line_fd, 4096):
-                break
-            self._poked.set()
-        log.info("the daemon has ended")
-        self._end(scope)
-
-    async def _stop_on_signal(self, scope: trio.CancelScope) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for number in signals:
-                log.info("told to stop by signal %d", number)
-                self._end(scope)
-                return
-
-    def _end(self, scope: trio.CancelScope) -> None:
+    async def _until_told(self, line_fd: int, scope: trio.CancelScope) -> None:
+        await told_to_end(line_fd, lambda: self._poked.set())
         self._ending.set()
         scope.cancel()
 
@@ -282,11 +264,7 @@ def _hint(error: Exception) -> str:
 
 def is_running(store: Store) -> bool:
     """Does some process spool this store now?"""
-    try:
-        os.close(take_lock(store.root / LOCK_NAME))
-    except StoreBusy:
-        return True
-    return False
+    return is_locked(store.root / LOCK_NAME)
 
 
 def _ring(settings: TapeSettings) -> KeyRing | None:

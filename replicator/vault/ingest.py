@@ -32,7 +32,7 @@ from replicator.shipment import (
 from store import batch, durable, segment
 from store.appender import Appender
 from store.batch import NO_DIGEST, EncodedBatch, encode_batch
-from store.errors import DamagedError, InconsistentLog, StoreBusy
+from store.errors import DamagedError, InconsistentLog
 from store.format import Flag, Kind
 from store.index_rows import ABORTED
 from store.journal import Journal, Snapshot
@@ -70,10 +70,7 @@ class LineWriter:
     @classmethod
     def open(cls, store: Store, segment_bytes: int = SEGMENT_BYTES) -> LineWriter:
         """Open a line where it ends. StoreBusy, StoreFull; DamagedError when it can't go on."""
-        try:
-            lock_fd = take_lock(store.indexer_lock_path)
-        except StoreBusy as busy:
-            raise StoreBusy(str(busy), "something else writes this line: wait for it") from busy
+        lock_fd = take_lock(store.indexer_lock_path, "something else writes this line: wait for it")
         try:
             writer = cls(store, lock_fd, segment_bytes)
         except BaseException:

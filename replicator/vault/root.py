@@ -31,7 +31,7 @@ import tomli_w
 from replicator.errors import BadRequest, NoVault, Refused, UnknownVolume, VaultExists
 from replicator.wire import MAIN_LINE, Description, LineName, Uuid
 from store import durable
-from store.errors import StoreBusy, StoreError, UnsupportedFormat
+from store.errors import StoreError, UnsupportedFormat
 from store.index_env import IndexEnvironment
 from store.journal import Journal
 from store.volume import Store, VolumeConfig, take_lock
@@ -147,10 +147,7 @@ class VaultRoot:
         """
         if self.path.stat().st_mode & 0o077:
             raise Refused(f"{self.path} is open to other users", f"chmod 700 {self.path}")
-        try:
-            self._lock_fd = take_lock(self.path / "lock")
-        except StoreBusy as busy:
-            raise StoreBusy(str(busy), "a vault is served by one process at a time") from busy
+        self._lock_fd = take_lock(self.path / "lock", "a vault is served by one process at a time")
 
     def close(self) -> None:
         """Give back journals and lock. Closing twice is fine."""

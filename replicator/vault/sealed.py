@@ -37,7 +37,7 @@ from replicator.vault.sealed_files import (
 from replicator.wire import shipment_id
 from store import durable
 from store.batch import NO_DIGEST
-from store.errors import StoreBusy, TemporaryStoreError
+from store.errors import TemporaryStoreError
 from store.types import Lsn
 from store.volume import Store, take_lock
 
@@ -69,10 +69,7 @@ class SealedLine:
     @classmethod
     def open(cls, store: Store, pack_bytes: int = PACK_BYTES, few: int = FEW) -> SealedLine:
         """Open a line where it ends. StoreBusy, StoreFull; DamagedError when it can't go on."""
-        try:
-            lock_fd = take_lock(store.indexer_lock_path)
-        except StoreBusy as busy:
-            raise StoreBusy(str(busy), "something else writes this line: wait for it") from busy
+        lock_fd = take_lock(store.indexer_lock_path, "something else writes this line: wait for it")
         line = cls(store, lock_fd, pack_bytes, few)
         try:
             line._stand()
