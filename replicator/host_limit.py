@@ -6,21 +6,17 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import tomli_w
 
+import store.errors
 from replicator.errors import BadSettings
-from replicator.settings import (
-    MAX_FILE_BYTES,
-    OverrideSettings,
-    ThrottleSettings,
-    calendar_of,
-)
+from replicator.settings import OverrideSettings, ThrottleSettings, calendar_of
 from store import durable
+from store.toml_file import read_toml
 from store.volume import stores_home
 
 FILE_NAME = "throttle.toml"
@@ -43,15 +39,12 @@ def load_host_limit() -> HostLimit:
     """The host's limit; an empty one when none was ever set. BadSettings."""
     path = host_limit_path()
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES)
+        limit = read_toml(path, HostLimit)
+        calendar_of(limit.throttle, limit.override)
     except FileNotFoundError:
         return HostLimit()
-    try:
-        limit = msgspec.convert(tomllib.loads(raw.decode("utf-8")), HostLimit)
-        calendar_of(limit.throttle, limit.override)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise BadSettings(f"{path}: {error}", _MEND) from error
+    except store.errors.BadSettings as error:
+        raise BadSettings(str(error), _MEND) from error
     except BadSettings as error:
         raise BadSettings(f"{path}: {error}", error.hint) from error
     return limit

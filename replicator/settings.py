@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tomllib
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -24,13 +23,14 @@ from urllib.parse import urlsplit
 import msgspec
 import tomli_w
 
+import store.errors
 from replicator.calendar import Calendar, Override, parse_rate, parse_rule
 from replicator.errors import BadSettings
 from replicator.wire import MAIN_LINE, LineName
 from store import durable
+from store.toml_file import read_toml
 
 FILE_NAME = "replica.toml"
-MAX_FILE_BYTES = 1 << 20
 MAX_TOKEN_BYTES = 4096
 _MEND = "mend it, or write it anew: cdpfs replicate start DIR --to URL --token-file F"
 
@@ -108,18 +108,13 @@ def load_settings(store_root: Path) -> ReplicaSettings | None:
     """The settings of a store; None when it is not replicated. BadSettings."""
     path = settings_path(store_root)
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
+        settings = read_toml(path, ReplicaSettings)
     except FileNotFoundError:
         return None
-    if len(raw) > MAX_FILE_BYTES:
-        raise BadSettings(f"{path} is too long to be a configuration", _MEND)
-    try:
-        settings = msgspec.convert(tomllib.loads(raw.decode("utf-8")), ReplicaSettings)
-        check_url(settings.link.url)
-        calendar_of(settings.throttle, settings.override)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise BadSettings(f"{path}: {error}", _MEND) from error
+    except store.errors.BadSettings as error:
+        raise BadSettings(str(error), _MEND) from error
+    check_url(settings.link.url)
+    calendar_of(settings.throttle, settings.override)
     return settings
 
 

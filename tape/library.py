@@ -15,7 +15,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import tomllib
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,9 @@ from typing import Annotated, Literal
 import msgspec
 import tomli_w
 
+import store.errors
 from store import durable
+from store.toml_file import read_toml
 from tape.changer import Changer
 from tape.drive import Drive
 from tape.errors import (
@@ -44,7 +45,6 @@ from tape.virtual_library import VirtualLibrary, VirtualShape, make_folders
 FILE_NAME = "library.toml"
 LOCK_NAME = "lock"
 CATALOGUE_NAME = "catalogue"
-MAX_FILE_BYTES = 1 << 20
 DEFAULT_DOORS = 4
 SHIPPED_SCRIPT = Path(__file__).resolve().parents[1] / "packaging" / "tape" / "mtx-changer"
 _MAX_HOLDER_BYTES = 256
@@ -190,16 +190,11 @@ def load_settings(home: Path) -> LibrarySettings:
     """What the library in a folder is. NoSuchLibrary, BadSettings."""
     path = home / FILE_NAME
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
+        values = read_toml(path, dict[str, object], "a library's description")
     except (FileNotFoundError, NotADirectoryError):
         raise NoSuchLibrary(f"there is no library at {home}") from None
-    if len(raw) > MAX_FILE_BYTES:
-        raise BadSettings(f"{path} is too long to be a library's description", _MEND)
-    try:
-        values = tomllib.loads(raw.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadSettings(f"{path}: {error}", _MEND) from error
+    except store.errors.BadSettings as error:
+        raise BadSettings(str(error), _MEND) from error
     return _checked(values, str(path))
 
 

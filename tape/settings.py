@@ -17,7 +17,6 @@ for a whole library is in its `library.toml`. Blocking calls; any thread.
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Final
@@ -27,13 +26,13 @@ import tomli_w
 
 import store.errors
 from store import durable
+from store.toml_file import read_toml
 from store.week import Hours, Week, Weekly, parse_days, parse_hours, parse_time
 from tape.catalogue import SCRATCH_POOL
 from tape.errors import BadSettings
 from tape.layout import PoolName, Text
 
 FILE_NAME: Final = "tape.toml"
-MAX_FILE_BYTES: Final = 1 << 20
 MAX_ARCHIVE_BYTES: Final = 8 << 30
 """Where the settings say nothing: so much is staged, and written again when it fails."""
 MIN_ARCHIVE_BYTES: Final = 1 << 16
@@ -170,17 +169,12 @@ def load_settings(store_root: Path) -> TapeSettings | None:
     """The settings of a store; None when it has no library. BadSettings."""
     path = settings_path(store_root)
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
+        settings = read_toml(path, TapeSettings)
+        _check(settings)
     except FileNotFoundError:
         return None
-    if len(raw) > MAX_FILE_BYTES:
-        raise BadSettings(f"{path} is too long to be a configuration", _MEND)
-    try:
-        settings = msgspec.convert(tomllib.loads(raw.decode("utf-8")), TapeSettings)
-        _check(settings)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise BadSettings(f"{path}: {error}", _MEND) from error
+    except store.errors.BadSettings as error:
+        raise BadSettings(str(error), _MEND) from error
     except BadSettings as error:
         raise BadSettings(f"{path}: {error}", error.hint) from error
     return settings
