@@ -6,6 +6,7 @@ calls this has made sure that nothing is lost. Blocking; the drive's thread.
 
 from __future__ import annotations
 
+from tape.catalogue import AnyEvent, Labelled, Moved
 from tape.drive import Drive
 from tape.errors import MediaError
 from tape.label_archive import read_label, write_label_archive
@@ -28,6 +29,23 @@ def write_label(drive: Drive, label: Label) -> None:
     if read_label(blocks_of(drive)) != label:
         raise MediaError(f"{drive.name}: the label is not read back as it was written")
     drive.to_file(1)
+
+
+def label_events(label: Label, drive: Drive, replaces: str, now_ns: int) -> tuple[AnyEvent, ...]:
+    """What the books are told of a cartridge that has just been labelled in a drive.
+
+    `replaces`: the label that it had on the books; empty for none.
+    """
+    return (
+        Labelled(time_ns=now_ns, label=label, replaces=replaces),
+        Moved(
+            time_ns=now_ns,
+            label_id=label.label_id,
+            place="drive",
+            number=drive.number,
+            barcode=label.barcode,
+        ),
+    )
 
 
 class _Gathered:

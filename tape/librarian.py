@@ -19,7 +19,6 @@ from tape.catalogue import (
     AnyEvent,
     CartridgeClosed,
     Finding,
-    Labelled,
     Moved,
     Recycled,
     SetClosed,
@@ -43,7 +42,7 @@ from tape.errors import (
     WrongCartridge,
 )
 from tape.inventory import take_inventory
-from tape.labelling import write_label
+from tape.labelling import label_events, write_label
 from tape.layout import Label
 from tape.library import Library
 from tape.retention import Retention
@@ -350,16 +349,7 @@ class Librarian:
             if not replaces:
                 self._note(element.number, element.barcode, "protected", str(error))
             raise
-        self._catalogue.append(
-            Labelled(time_ns=now_ns, label=label, replaces=replaces),
-            Moved(
-                time_ns=now_ns,
-                label_id=label.label_id,
-                place="drive",
-                number=drive.number,
-                barcode=element.barcode,
-            ),
-        )
+        self._catalogue.append(*label_events(label, drive, replaces, now_ns))
         self.robot.label_of(drive)
         return self.state.cartridge(label.label_id)
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tape.catalogue import CartridgeClosed, Faulted, Finding, Labelled, Moved, Recycled, Stranger
+from tape.catalogue import CartridgeClosed, Faulted, Finding, Moved, Recycled, Stranger
 from tape.catalogue_file import CatalogueFile
 from tape.catalogue_state import Cartridge, State
 from tape.changer import Element
@@ -36,7 +36,7 @@ from tape.errors import (
     TapeError,
     WriteProtected,
 )
-from tape.labelling import write_label
+from tape.labelling import label_events, write_label
 from tape.layout import Label
 from tape.library import Library
 from tape.robot import Robot, Wanted
@@ -204,17 +204,7 @@ class Supply:
             self._not_labelled(drive, element, replaces, error)
             return None
         self._cut("label written")
-        now_ns = self._now_ns()
-        self._catalogue.append(
-            Labelled(time_ns=now_ns, label=label, replaces=replaces),
-            Moved(
-                time_ns=now_ns,
-                label_id=label.label_id,
-                place="drive",
-                number=drive.number,
-                barcode=element.barcode,
-            ),
-        )
+        self._catalogue.append(*label_events(label, drive, replaces, self._now_ns()))
         self._cut("labelled")
         log.info("%s is a cartridge of the pool %s now", element.barcode, owner.pool)
         return self._state.cartridge(label.label_id)
