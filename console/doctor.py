@@ -26,6 +26,7 @@ from console.exit_codes import ExitCode
 from console.output import duration_text, path_text, print_json, say, size_text, time_text
 from fsd.consumers import tape_alarms
 from store.errors import DamagedError, StoreError
+from store.key_file import read_key_file
 from store.volume import Store, list_stores
 
 OK, WARN, FAIL, DAMAGE, UNLOGGED = "ok", "warn", "FAIL", "DAMAGE", "GAP"
@@ -51,6 +52,15 @@ class Finding:
     check: str
     text: str
     next_step: str = ""
+
+
+def key_file_finding(check: str, path: str) -> Finding:
+    """What seals what leaves the volume. Whether it has a backup, nobody can tell from here."""
+    try:
+        ring = read_key_file(Path(path))
+    except StoreError as error:
+        return Finding(FAIL, check, str(error), error.hint)
+    return Finding(OK, check, f"{path}, newest key {ring.newest.id.hex()}")
 
 
 def examine(path: str | None, store_root: str | None, as_json: bool) -> ExitCode:

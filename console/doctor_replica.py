@@ -7,17 +7,14 @@ nobody on the network.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from console.doctor import FAIL, OK, WARN, Finding
+from console.doctor import FAIL, OK, WARN, Finding, key_file_finding
 from console.output import duration_text
 from console.replicating import LOOPBACK, replication_of
 from replicator.errors import BadSettings
 from replicator.forking import parting_text, read_parting
 from replicator.settings import ReplicaSettings, load_settings, read_token
-from store.errors import BadKeyFile
-from store.key_file import read_key_file
 from store.volume import Store
 
 CLOCK_SLACK_S = 60.0
@@ -38,7 +35,7 @@ def replica_findings(store: Store) -> Iterator[Finding]:
         return
     yield from _files(settings)
     if settings.seal.key_file:
-        yield _key_file(settings.seal.key_file)
+        yield key_file_finding("sealing key", settings.seal.key_file)
     yield _address(settings.link.url)
     yield from _state(store)
     parted = read_parting(store.root)
@@ -61,16 +58,6 @@ def _files(settings: ReplicaSettings) -> Iterator[Finding]:
         yield Finding(FAIL, check, str(error), error.hint)
     else:
         yield Finding(OK, check, "token and certificates can be read")
-
-
-def _key_file(path: str) -> Finding:
-    """What seals a sealed volume. Whether it has a backup, nobody can tell from here."""
-    check = "sealing key"
-    try:
-        ring = read_key_file(Path(path))
-    except BadKeyFile as error:
-        return Finding(FAIL, check, str(error), error.hint)
-    return Finding(OK, check, f"{path}, newest key {ring.newest.id.hex()}")
 
 
 def _address(url: str) -> Finding:

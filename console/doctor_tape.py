@@ -10,10 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from console.doctor import FAIL, OK, WARN, Finding
+from console.doctor import FAIL, OK, WARN, Finding, key_file_finding
 from console.spooling import spooling_of
 from store.errors import StoreError
-from store.key_file import read_key_file
 from store.volume import Store
 from tape.alarms import library_alarms
 from tape.catalogue_file import read_catalogue
@@ -38,19 +37,9 @@ def tape_findings(store: Store) -> Iterator[Finding]:
         yield Finding(OK, check, "switched off")
         return
     if settings.seal.key_file:
-        yield _key_file(settings.seal.key_file)
+        yield key_file_finding("tape key", settings.seal.key_file)
     yield from _library(store, settings)
     yield _spooler(store)
-
-
-def _key_file(path: str) -> Finding:
-    """What seals the sets. Whether it has a backup, nobody can tell from here."""
-    check = "tape key"
-    try:
-        ring = read_key_file(Path(path))
-    except StoreError as error:
-        return Finding(FAIL, check, str(error), error.hint)
-    return Finding(OK, check, f"{path}, newest key {ring.newest.id.hex()}")
 
 
 def _library(store: Store, settings: TapeSettings) -> Iterator[Finding]:
