@@ -168,10 +168,12 @@ class Spooler:
         """
         work = self._work
         self._robot.put_all_away()
+        there = work.library.changer.inventory()
+        doors = [door.number for door in there.doors if not door.full]
         for label_id in step.label_ids:
-            cartridge = self._state.cartridge(label_id)
-            if not self._free_doors():
+            if not doors:
                 break
+            cartridge = self._state.cartridge(label_id)
             work.tally.doing = f"bringing {cartridge.name} to the export slots"
             if not cartridge.closed_ns:
                 reason = "it goes out of the library"
@@ -179,17 +181,12 @@ class Spooler:
                     CartridgeClosed(time_ns=work.now_ns(), label_id=label_id, reason=reason)
                 )
                 work.cut("cartridge closed")
-            slot = self._slot_of(cartridge)
-            doors = self._free_doors()
-            if slot and cartridge.place != "door" and doors:
-                self._robot.move(cartridge.label, slot, doors[0])
-                log.info("%s of the pool %s is at door %d", cartridge.name, rules.pool, doors[0])
+            if slot := self._slot_of(cartridge):
+                door = doors.pop(0)
+                self._robot.move(cartridge.label, slot, door)
+                log.info("%s of the pool %s is at door %d", cartridge.name, rules.pool, door)
                 work.cut("at the door")
-        return len(self._free_doors())
-
-    def _free_doors(self) -> list[int]:
-        there = self._work.library.changer.inventory()
-        return [door.number for door in there.doors if not door.full]
+        return len(doors)
 
     def _slot_of(self, cartridge: Cartridge) -> int:
         """Where it is by its label, not by its barcode or the books; 0 when it isn't found."""
