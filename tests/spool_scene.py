@@ -6,6 +6,7 @@ what comes back from the cartridges.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,15 +90,7 @@ class Scene:
     def scan(self) -> Scan:
         """Read every cartridge, and put what was found in the place of the books."""
         with open_library(self.home, "a test") as library:
-            robot = Robot(
-                Hands(
-                    library.changer,
-                    library.drives,
-                    lambda event: None,
-                    self.now_ns,
-                    lambda seconds: None,
-                )
-            )
+            robot = robot_of(library, self.now_ns)
             found = scan_library(robot, library, self.now_ns(), lambda text: None)
             CatalogueFile.replace(library.catalogue, found.state).close()
         return found
@@ -111,3 +104,18 @@ class Scene:
         """Of a file as it lies in a cartridge's folder."""
         path = self.home / "cartridges" / cartridge.barcode / f"{file:06d}"
         return blake3(path.read_bytes()).hexdigest()
+
+
+def robot_of(library: Library, now_ns: Callable[[], int]) -> Robot:
+    """A robot that writes down nothing and waits for nothing."""
+    return Robot(
+        Hands(library.changer, library.drives, lambda event: None, now_ns, lambda seconds: None)
+    )
+
+
+def fill(scene: Scene, count: int, seed: int) -> None:
+    """So many new files, a batch each; those of another seed are others."""
+    noise = random.Random(seed)
+    for number in range(count):
+        scene.tree.write(b"%d-%d" % (seed, number), noise.randbytes(700_000))
+        scene.tree.commit()

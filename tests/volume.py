@@ -148,6 +148,11 @@ class Volume:
         """What the daemon and the indexer said so far."""
         return self.log.read_text() if self.log.exists() else ""
 
+    def assert_foreseen(self) -> None:
+        """Nothing came about that nobody foresaw."""
+        assert " ERROR " not in self.log_text(), self.log_text()
+        assert "Traceback" not in self.log_text(), self.log_text()
+
 
 def is_mounted(place: Path) -> bool:
     """Whether a FUSE file system is mounted there."""

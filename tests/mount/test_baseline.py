@@ -74,8 +74,7 @@ class Site:
         self.old.close()
         if self.revived is not None:
             self.revived.close()
-            assert " ERROR " not in self.revived.log_text(), self.revived.log_text()
-            assert "Traceback" not in self.revived.log_text(), self.revived.log_text()
+            self.revived.assert_foreseen()
 
 
 @pytest.fixture

@@ -29,8 +29,7 @@ def volume(tmp_path: Path) -> Iterator[Volume]:
         yield made
     finally:
         made.close()
-    assert " ERROR " not in made.log_text(), made.log_text()
-    assert "Traceback" not in made.log_text(), made.log_text()
+    made.assert_foreseen()
 
 
 def _fill(root: Path, count: int) -> None:

@@ -327,8 +327,7 @@ def full_volume(tmp_path: Path) -> Iterator[Volume]:
     finally:
         volume.close()
         subprocess.run(["umount", str(tree)], check=True)
-    assert " ERROR " not in volume.log_text(), volume.log_text()
-    assert "Traceback" not in volume.log_text(), volume.log_text()
+    volume.assert_foreseen()
 
 
 def _fill(tree: Path) -> None:

@@ -10,15 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,10 +28,11 @@ from store.volume import Store
 from tests.commandline import RING, ProtectedTree
 from tests.crash.far_end import FarVault
 from tests.crash.replica import differences, newest_lsn
+from tests.transactions.at_work import at_work
 from tests.transactions.copies import scratch
 from tests.transactions.evaluate import Look, imprecise, violations
 from tests.transactions.program import Broken, Commit, Program, read_record
-from tests.transactions.recording import MAX_NOTE, Boundary
+from tests.transactions.recording import Boundary
 from tests.volume import SOURCE
 from timetravel.grade import Grade
 from timetravel.head import Head, HeadTracker
@@ -289,22 +288,6 @@ def _settings(store: Store) -> BarrierSettings:
     return BarrierSettings(store.config.point_limit_s, store.config.quiet_s)
 
 
-@contextmanager
-def replicated(program: Program) -> Iterator[Replicated]:
+def replicated(program: Program) -> AbstractContextManager[Replicated]:
     """A program whose files are at a vault already; nothing is left of it afterwards."""
-    base = Path(tempfile.mkdtemp(prefix="cdpfs-", dir="/var/tmp"))
-    base.chmod(0o755)
-    made = Replicated(program, base)
-    program.outside = base / "outside"
-    program.outside.mkdir()
-    try:
-        made.begin()
-        yield made
-    except BaseException as error:
-        for name, text in made.logs():
-            error.add_note(f"{name}:\n{text[-MAX_NOTE:]}")
-        raise
-    finally:
-        program.stop()
-        made.end()
-        shutil.rmtree(base)
+    return at_work(program, Replicated)

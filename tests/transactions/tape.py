@@ -12,10 +12,9 @@ import os
 import random
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,10 +24,11 @@ from store.volume import Store
 from tape.catalogue_file import read_catalogue
 from tests.commandline import RING, ProtectedTree
 from tests.mount.fingerprint import fingerprint
+from tests.transactions.at_work import at_work
 from tests.transactions.copies import scratch
 from tests.transactions.evaluate import Look, imprecise, violations
 from tests.transactions.program import Broken, Commit, Program
-from tests.transactions.recording import MAX_NOTE, Boundary
+from tests.transactions.recording import Boundary
 from tests.transactions.replica import Work
 from timetravel.grade import Grade
 from timetravel.place import Place
@@ -171,22 +171,6 @@ def _bring_out(journal: Journal, lsn: Lsn, copy: Path) -> None:
     assert report.ok, report.failures
 
 
-@contextmanager
-def on_tape(program: Program) -> Iterator[OnTape]:
+def on_tape(program: Program) -> AbstractContextManager[OnTape]:
     """A program whose files are on tape already; nothing is left of it afterwards."""
-    base = Path(tempfile.mkdtemp(prefix="cdpfs-", dir="/var/tmp"))
-    base.chmod(0o755)
-    made = OnTape(program, base)
-    program.outside = base / "outside"
-    program.outside.mkdir()
-    try:
-        made.begin()
-        yield made
-    except BaseException as error:
-        for name, text in made.logs():
-            error.add_note(f"{name}:\n{text[-MAX_NOTE:]}")
-        raise
-    finally:
-        program.stop()
-        made.end()
-        shutil.rmtree(base)
+    return at_work(program, OnTape)

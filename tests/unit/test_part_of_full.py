@@ -12,10 +12,9 @@ import pytest
 from tape.catalogue_file import CatalogueFile
 from tape.library import open_library
 from tape.restore import part_of_full
-from tape.robot import Hands, Robot
 from tape.shopping import find_set
 from tests.mount.fingerprint import Fingerprint, fingerprint
-from tests.spool_scene import Scene
+from tests.spool_scene import Scene, robot_of
 from timetravel.place import Place
 from timetravel.restore import restore
 
@@ -51,15 +50,7 @@ def bring_back(scene: Scene, path: bytes, out: Path) -> tuple[Path, list[str]]:
         open_library(scene.home, "a test") as library,
         CatalogueFile.open(library.catalogue) as catalogue,
     ):
-        robot = Robot(
-            Hands(
-                library.changer,
-                library.drives,
-                lambda event: None,
-                scene.now_ns,
-                lambda seconds: None,
-            )
-        )
+        robot = robot_of(library, scene.now_ns)
         shopping = find_set(catalogue.state, scene.tree.store.config.uuid)
         view = part_of_full(robot, shopping, path, out / "scratch", say=read.append)
         robot.put_all_away()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from tape.plan import covered_lsn
 from tape.reach import reach_of
 from tape.retention import Retention
-from tests.spool_scene import Scene
+from tests.spool_scene import Scene, fill
 
 
 @pytest.fixture
@@ -20,13 +19,6 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     made = Scene(tmp_path, slots=8)
     yield made
     made.close()
-
-
-def fill(scene: Scene, count: int, seed: int) -> None:
-    noise = random.Random(seed)
-    for number in range(count):
-        scene.tree.write(b"%d-%d" % (seed, number), noise.randbytes(700_000))
-        scene.tree.commit()
 
 
 def spooled(scene: Scene) -> None:

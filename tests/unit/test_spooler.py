@@ -13,7 +13,7 @@ from store.holds import read_holds
 from store.keys import KeyRing, SealingKey
 from tape.plan import covered_lsn
 from tape.reach import reach_of
-from tests.spool_scene import Scene
+from tests.spool_scene import Scene, fill
 
 
 @pytest.fixture
@@ -71,13 +71,6 @@ class CutAt:
         self.names.append(name)
         if len(self.names) == self.number:
             raise Cut(name)
-
-
-def fill(scene: Scene, count: int, seed: int) -> None:
-    noise = random.Random(seed)
-    for number in range(count):
-        scene.tree.write(b"%d-%d" % (seed, number), noise.randbytes(700_000))
-        scene.tree.commit()
 
 
 def check_whole(scene: Scene) -> None:

@@ -15,7 +15,7 @@ from tape.errors import ArchiveTooLarge, DriveDead, NoScratch, StageFull
 from tape.library import Library, open_library
 from tape.plan import covered_lsn
 from tape.reach import reach_of
-from tests.spool_scene import Scene
+from tests.spool_scene import Scene, fill
 from tests.tape.faults import ChangerFaults, DriveFaults, FaultyChanger, FaultyDrive, swap_stickers
 
 
@@ -24,13 +24,6 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     made = Scene(tmp_path, slots=8)
     yield made
     made.close()
-
-
-def fill(scene: Scene, count: int, seed: int) -> None:
-    noise = random.Random(seed)
-    for number in range(count):
-        scene.tree.write(b"%d-%d" % (seed, number), noise.randbytes(700_000))
-        scene.tree.commit()
 
 
 def with_faults(*faults: DriveFaults) -> Callable[[Library], Library]:

@@ -16,9 +16,8 @@ from tape.errors import NoSuchSet
 from tape.library import open_library
 from tape.rebuild import Rebuilt
 from tape.restore import rebuild_best
-from tape.robot import Hands, Robot
 from tape.shopping import Shopping, find_set
-from tests.spool_scene import Scene
+from tests.spool_scene import Scene, robot_of
 from tests.unit.recorded_tree import capture, capture_view
 from timetravel.view import View
 
@@ -47,15 +46,7 @@ def rebuilt(scene: Scene, root: Path, lsn: int | None = None) -> tuple[Rebuilt, 
         open_library(scene.home, "a test") as library,
         CatalogueFile.open(library.catalogue) as catalogue,
     ):
-        robot = Robot(
-            Hands(
-                library.changer,
-                library.drives,
-                lambda event: None,
-                scene.now_ns,
-                lambda seconds: None,
-            )
-        )
+        robot = robot_of(library, scene.now_ns)
         made, _ = rebuild_best(robot, catalogue, choose, root, say=said.append)
         robot.put_all_away()
     return made, said
